@@ -1,0 +1,164 @@
+"""Builds a recipe for a target: plans it, reuses what is fresh, runs the rest step by step, and delivers the bundle and
+its report.
+"""
+
+from __future__ import annotations
+
+import importlib.metadata
+import json
+import os
+from collections.abc import Mapping
+from contextlib import ExitStack
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from enginewright.errors import StoreError, UsageError
+from enginewright.freshness import Examiner, Freshness
+from enginewright.hosts import host_facts
+from enginewright.launch import launch
+from enginewright.plan import Plan, Step, make_plan
+from enginewright.progress import Watch
+from enginewright.project import Project
+from enginewright.recipe import Recipe, load_recipe
+from enginewright.record import Record
+from enginewright.sources import gather_sources
+from enginewright.store import Store
+from enginewright.target import Target, catalogue, load_target
+from enginewright.worker import Spec
+from enginewright_runtime.atomic import write_file
+from enginewright_runtime.canonical import Json, sha256_file
+
+__all__ = ["BuildResult", "Job", "StepResult", "build", "examiner_of", "prepare"]
+
+_DELIVERIES = {"bundle": ".ewb", "report_html": ".html", "report_markdown": ".md"}
+
+
+@dataclass(frozen=True)
+class Job:
+    """What was asked for: one recipe for one target, planned."""
+
+    project: Project
+    recipe: Recipe
+    target: Target
+    plan: Plan
+    store: Store
+
+    @property
+    def name(self) -> str:
+        return f"{self.recipe.name}-{self.target.name}"
+
+
+@dataclass(frozen=True)
+class StepResult:
+    """`status` is "built" or "reused"; `seconds` are those of the run that made the result."""
+
+    name: str
+    status: str
+    record: Record
+
+
+@dataclass(frozen=True)
+class BuildResult:
+    """`result` is the pack stage's: verdict, accuracy, latencies, sizes, MACs. `deliveries` maps "bundle",
+    "report_html" and "report_markdown" to files.
+    """
+
+    steps: tuple[StepResult, ...]
+    result: Mapping[str, Any]
+    deliveries: Mapping[str, Path]
+
+
+def prepare(project: Project, recipe: str, target: str, *, settings: Mapping[str, Any]) -> Job:
+    """Read recipe and target and plan the build. Touches no artifact and imports nothing heavy."""
+    device = load_target(target, catalogue(project))
+    parsed = load_recipe(project.recipe_path(recipe), target=device, settings=settings, environment=os.environ)
+    plan = make_plan(parsed, device, sources=gather_sources(parsed, project), host=host_facts(device))
+    return Job(project, parsed, device, plan, Store(project.store))
+
+
+def examiner_of(job: Job) -> Examiner:
+    """Decides about the job's steps, with the store's records and the versions installed here."""
+    last = job.store.last_build(job.name)
+    previous = {name: record for name, key in last.items() if (record := job.store.record(key)) is not None}
+    return Examiner(job.plan, job.store.record, job.store.damage, version_of, previous)
+
+
+@cache
+def version_of(distribution: str) -> str:
+    """The installed version of a tool. Raises UsageError naming what to install."""
+    try:
+        return importlib.metadata.version(distribution)
+    except importlib.metadata.PackageNotFoundError:
+        raise UsageError(
+            f"{distribution} is not installed, and a step needs it", hint=f"pip install {distribution}"
+        ) from None
+
+
+def build(job: Job, *, watch: Watch) -> BuildResult:
+    """Make whatever is stale, in order, each step in a process of its own, and put the results into the project's
+    dist/.
+
+    What has finished stays in the store, however this ends. Raises the first failing step's error.
+    """
+    examiner = examiner_of(job)
+    results: list[StepResult] = []
+    keys: dict[str, str] = dict(job.store.last_build(job.name))
+    steps = job.plan.steps
+    with ExitStack() as stack:
+        for position, step in enumerate(steps, 1):
+            freshness = examiner.examine(step)
+            if freshness.record is not None:
+                results.append(StepResult(step.name, "reused", freshness.record))
+                continue
+            if all(result.status == "reused" for result in results):
+                stack.enter_context(job.store.in_use())  # from the first step that runs: a no-op build writes nothing
+            watch.begins(step.name, position, len(steps), freshness.reasons)
+            result = _run(job, step, freshness, watch)
+            watch.ends(step.name, result.status, result.record.seconds, result.record.summary)
+            examiner.learn(step, result.record)
+            results.append(result)
+            job.store.note_build(job.name, {**keys, **{done.name: done.record.key for done in results}})
+    job.store.note_build(job.name, {result.name: result.record.key for result in results})
+    packed = results[-1].record
+    content = json.loads(job.store.object_path(packed.outputs["result"].digest).read_bytes())
+    return BuildResult(tuple(results), content, _deliver(job, packed))
+
+
+def _run(job: Job, step: Step, freshness: Freshness, watch: Watch) -> StepResult:
+    assert freshness.ingredients is not None  # a step that waits cannot come up: all before it have run
+    spec = Spec(
+        name=step.name,
+        ingredients=freshness.ingredients,
+        locations={label: source.location for label, source in step.sources.items()},
+        store=job.store.root,
+        project=job.project.root,
+        code_folder=job.project.code_folder(job.recipe),
+    )
+
+    def hear(event: Mapping[str, Json]) -> None:
+        watch.event(step.name, event)
+
+    launched = launch(spec, on_event=hear)
+    record = job.store.record(launched.key)
+    if record is None:
+        raise StoreError(
+            f"step '{step.name}' ran, but its record is not in the store {job.store.root}",
+            hint="was the store swept meanwhile? Build again",
+        )
+    return StepResult(step.name, "built" if launched.built else "reused", record)
+
+
+def _deliver(job: Job, packed: Record) -> dict[str, Path]:
+    """Copy the bundle and its reports to dist/, unless they are there already."""
+    deliveries = {}
+    for output, suffix in _DELIVERIES.items():
+        artifact = packed.outputs[output]
+        target = job.project.dist / f"{job.name}{suffix}"
+        if not target.is_file() or sha256_file(target) != artifact.digest:
+            with job.store.writing():
+                target.parent.mkdir(parents=True, exist_ok=True)
+                write_file(target, job.store.object_path(artifact.digest).read_bytes())
+        deliveries[output] = target
+    return deliveries

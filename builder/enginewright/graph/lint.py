@@ -1,0 +1,222 @@
+"""Look at a network with Q/DQ nodes as its backend will: what would be rejected, and which pairs break a fusion and so cost time.
+
+`faults` are errors in any network of that dialect, `lint` adds what merely makes it slower. Both work on any network, not only on our own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import onnx
+
+from enginewright.graph.dialects import Dialect
+from enginewright.graph.placement import rectified
+from enginewright.graph.rules import RULES, Kind, kind
+from enginewright.graph.topology import Topology, attributes
+
+__all__ = ["faults", "lint"]
+
+_FOREIGN = ("QLinear", "DynamicQuantizeLinear", "ConvInteger", "MatMulInteger")
+_MOVES = frozenset(name for name, rule in RULES.items() if rule is Kind.SAME_VALUES)
+_INTEGER_TYPES = {onnx.TensorProto.INT8: "int8", onnx.TensorProto.UINT8: "uint8", onnx.TensorProto.INT32: "int32"}
+
+
+def faults(model: onnx.ModelProto, dialect: Dialect) -> tuple[str, ...]:
+    """Sentences that name each node which the backend would reject or compute wrongly; empty if there is none."""
+    view = Topology(model)
+    return (*_foreign_operators(view), *(sentence for node in view.nodes for sentence in _node_faults(node, view, dialect)))
+
+
+def lint(model: onnx.ModelProto, dialect: Dialect) -> tuple[str, ...]:
+    """`faults`, and a sentence for each pair that breaks a fusion and each layer that misses its integer kernel."""
+    view = Topology(model)
+    slow = _around(view, dialect) if dialect.placement == "around" else _inputs(view)
+    return (*faults(model, dialect), *_left_over(view), *slow)
+
+
+@dataclass(frozen=True)
+class _Constants:
+    """The constants of a QuantizeLinear or DequantizeLinear node."""
+
+    scale: npt.NDArray[np.float64]
+    zero_point: npt.NDArray[np.int64]
+    type: str
+    axis: int
+
+
+def _constants(node: onnx.NodeProto, view: Topology) -> _Constants | None:
+    scale = view.constant(node.input[1])
+    if scale is None:
+        return None
+    axis = attributes(node).get("axis", 1)
+    zero_point, type_ = np.zeros(scale.shape, np.int64), "uint8"
+    if len(node.input) > 2 and node.input[2]:
+        tensor, value = view.initializers.get(node.input[2]), view.constant(node.input[2])
+        if tensor is None or value is None:
+            return None
+        zero_point, type_ = value.astype(np.int64), _INTEGER_TYPES.get(tensor.data_type, str(value.dtype))
+    elif node.op_type == "DequantizeLinear" and node.input[0] in view.initializers:
+        type_ = _INTEGER_TYPES.get(view.initializers[node.input[0]].data_type, "another type")
+    return _Constants(scale.astype(np.float64), zero_point, type_, axis if isinstance(axis, int) else 1)
+
+
+def _foreign_operators(view: Topology) -> Iterator[str]:
+    for node in view.nodes:
+        if node.op_type.startswith(_FOREIGN):
+            yield f"'{node.name}' is {node.op_type}: only QuantizeLinear and DequantizeLinear are portable"
+
+
+def _node_faults(node: onnx.NodeProto, view: Topology, dialect: Dialect) -> Iterator[str]:
+    if node.op_type not in ("QuantizeLinear", "DequantizeLinear"):
+        return
+    found = _constants(node, view)
+    if found is None:
+        yield f"'{node.name}' has a scale or zero point that is computed, not constant"
+        return
+    if not (np.isfinite(found.scale) & (found.scale > 0)).all():
+        yield f"'{node.name}' has a scale that is not positive and finite"
+    role = _role(node, view)
+    if role == "weight":
+        yield from _weight_faults(node, found, view, dialect)
+    elif role == "bias":
+        yield from _bias_faults(node, found, view, dialect)
+    else:
+        first, last = dialect.activation_limits
+        if found.type != dialect.activation:
+            yield f"'{node.name}' holds activations as {found.type}, and {dialect.name} wants {dialect.activation}"
+        if found.scale.size > 1:
+            yield f"'{node.name}' has a scale for each channel of an activation: that is accepted and never fused"
+        if dialect.symmetric and found.zero_point.any():
+            yield f"'{node.name}' has zero point {int(found.zero_point.ravel()[0])}, and {dialect.name} wants 0"
+        if ((found.zero_point < first) | (found.zero_point > last)).any():
+            yield f"'{node.name}' has a zero point outside {first} to {last}"
+
+
+def _weight_faults(node: onnx.NodeProto, found: _Constants, view: Topology, dialect: Dialect) -> Iterator[str]:
+    if found.type != "int8" or found.zero_point.any():
+        yield f"'{node.name}' holds weights as {found.type} with a zero point, and {dialect.name} wants int8 and 0"
+    if dialect.weights_as == "float32" and node.op_type == "DequantizeLinear" and view.producer(node.input[0]) is None:
+        yield f"'{node.name}' reads stored integers: the parser of TensorRT 8 wants float32 weights behind QuantizeLinear"
+    stored = view.constant(node.input[0])
+    if stored is not None and stored.ndim >= 2:
+        integers = stored.astype(np.int64) if node.op_type == "DequantizeLinear" else _rounded(stored, found)
+        largest = int(np.abs(integers).max(initial=0))
+        if largest > dialect.weight_limit:
+            yield f"'{node.name}' holds the weight {largest}, and {dialect.name} takes magnitudes up to {dialect.weight_limit}"
+    for reader in view.consumers(node.output[0]) if node.op_type == "DequantizeLinear" else ():
+        wanted = {"Conv": 0, "ConvTranspose": 1}.get(reader.op_type)
+        if wanted is not None and found.scale.size > 1 and found.axis != wanted:
+            yield f"'{node.name}' has its scales along axis {found.axis} of the weights of {reader.op_type} '{reader.name}': only axis {wanted} is fused"
+
+
+def _bias_faults(node: onnx.NodeProto, found: _Constants, view: Topology, dialect: Dialect) -> Iterator[str]:
+    if dialect.bias != "int32":
+        yield f"'{node.name}' holds a bias as {found.type}, and the parser of {dialect.name} rejects that: leave the bias in float32"
+        return
+    if found.type != "int32" or found.zero_point.any():
+        yield f"'{node.name}' holds a bias as {found.type} with a zero point, and {dialect.name} wants int32 and 0"
+    for reader in view.consumers(node.output[0]):
+        makers = [view.producer(name) for name in reader.input[:2]]
+        constants = [_constants(maker, view) for maker in makers if maker is not None and maker.op_type == "DequantizeLinear"]
+        if len(constants) == 2 and constants[0] is not None and constants[1] is not None:
+            product = (constants[0].scale * constants[1].scale).ravel()
+            if not np.allclose(found.scale.ravel(), product, rtol=1e-5, atol=0.0):
+                yield f"'{node.name}' has another scale than input x weight of '{reader.name}': the integer kernel would add a wrong bias"
+
+
+def _role(node: onnx.NodeProto, view: Topology) -> str:
+    """What a Q or DQ node quantizes: `weight`, `bias` or `activation`."""
+    maker = view.producer(node.input[0])
+    source = maker if node.op_type == "DequantizeLinear" and maker is not None and maker.op_type == "QuantizeLinear" else node
+    if source.input[0] not in view.initializers:
+        return "activation"
+    if view.initializers[source.input[0]].data_type == onnx.TensorProto.INT32 or len(view.initializers[source.input[0]].dims) == 1:
+        return "bias"
+    return "weight"
+
+
+def _rounded(weights: npt.NDArray[np.generic], found: _Constants) -> npt.NDArray[np.int64]:
+    shape = [1] * weights.ndim
+    shape[found.axis if found.scale.size > 1 else 0] = found.scale.size
+    # As QuantizeLinear does it: the division is in float32.
+    divided = weights.astype(np.float32) / found.scale.astype(np.float32).reshape(shape)
+    return np.rint(divided).astype(np.int64)
+
+
+def _left_over(view: Topology) -> Iterator[str]:
+    for node in view.nodes:
+        if node.op_type == "BatchNormalization":
+            yield f"'{node.name}' (BatchNormalization) stays float: merge it into the layer before it, or expect a pair on both its sides"
+
+
+def _is(node: onnx.NodeProto | None, op_type: str) -> bool:
+    return node is not None and node.op_type == op_type
+
+
+def _dequantized(tensor: str, view: Topology) -> bool:
+    return _is(view.producer(tensor), "DequantizeLinear")
+
+
+def _has_integer_weights(node: onnx.NodeProto, view: Topology) -> bool:
+    return kind_by_name(node) is Kind.WEIGHTED and len(node.input) > 1 and _dequantized(node.input[1], view)
+
+
+def kind_by_name(node: onnx.NodeProto) -> Kind:
+    """The kind of an operator by its name alone: in a quantized network the weights are no longer constants."""
+    return RULES.get(node.op_type, Kind.OTHER)
+
+
+def _group(tensor: str, view: Topology) -> tuple[float, int] | None:
+    """Scale and zero point with which a dequantized tensor was made."""
+    node = view.producer(tensor)
+    found = _constants(node, view) if node is not None and node.op_type == "DequantizeLinear" else None
+    return None if found is None else (float(found.scale.ravel()[0]), int(found.zero_point.ravel()[0]))
+
+
+def _quantized_as(tensor: str, view: Topology) -> tuple[float, int] | None:
+    readers = [node for node in view.consumers(tensor) if node.op_type == "QuantizeLinear"]
+    found = _constants(readers[0], view) if readers else None
+    return None if found is None else (float(found.scale.ravel()[0]), int(found.zero_point.ravel()[0]))
+
+
+def _around(view: Topology, dialect: Dialect) -> Iterator[str]:
+    """The patterns of ONNX Runtime: DequantizeLinear before, QuantizeLinear behind, and nothing else reads in between."""
+    for node in view.nodes:
+        end = rectified(node, view)
+        if _has_integer_weights(node, view):
+            if not _dequantized(node.input[0], view):
+                yield f"'{node.name}' ({node.op_type}) has integer weights and a float input: it stays float"
+            if node.op_type == "Conv" and not any(_is(reader, "QuantizeLinear") for reader in view.consumers(end)):
+                yield f"'{node.name}' (Conv) gives float: without QuantizeLinear behind it, it stays float"
+            if node.op_type == "Conv" and len(node.input) > 2 and node.input[2] in view.initializers:
+                yield f"'{node.name}' (Conv) has a float bias: it stays float"
+            if len(view.consumers(end)) > 1 and _quantized_as(end, view) is not None:
+                yield f"'{node.name}' ({node.op_type}): something reads its output beside QuantizeLinear, so it stays float"
+        elif node.op_type in _MOVES and _dequantized(node.input[0], view) and _quantized_as(node.output[0], view) is not None:
+            if _group(node.input[0], view) != _quantized_as(node.output[0], view):
+                yield f"'{node.name}' ({node.op_type}) has another scale behind it than before it: the pair is not dropped"
+        elif node.op_type == "Concat" and len({_group(name, view) for name in node.input}) > 1:
+            yield f"'{node.name}' (Concat) joins tensors with different scales: every value is looked up instead of copied"
+
+
+def _inputs(view: Topology) -> Iterator[str]:
+    """The fusions of TensorRT: convolution with its rectifier, and with the sum behind it."""
+    for node in view.nodes:
+        if _has_integer_weights(node, view) and not _dequantized(node.input[0], view):
+            yield f"'{node.name}' ({node.op_type}) has integer weights and a float input: its product is not an integer one"
+        maker = view.producer(node.input[0]) if node.input else None
+        if node.op_type == "QuantizeLinear" and maker is not None:
+            behind = [reader for dequantize in view.consumers(node.output[0]) for reader in view.consumers(dequantize.output[0])]
+            if _has_integer_weights(maker, view) and any(reader.op_type in ("Relu", "Clip", "BatchNormalization") for reader in behind):
+                yield f"'{node.name}' stands between '{maker.name}' and its activation: the two no longer fuse"
+            if maker.op_type in _MOVES - {"MaxPool"} and _dequantized(maker.input[0], view):
+                yield f"'{maker.name}' ({maker.op_type}) only moves values and has a pair on both its sides"
+        if node.op_type == "DequantizeLinear" and node.output[0] in view.outputs:
+            yield f"'{node.name}' quantizes the output '{node.output[0]}': that costs accuracy and saves nothing"
+        if node.op_type == "Add" and all(_dequantized(name, view) for name in node.input):
+            yield f"'{node.name}' (Add) has a pair on both branches: the sum no longer fuses with the convolution before it"
+        if node.op_type == "Concat" and len({_group(name, view) for name in node.input}) > 1:
+            yield f"'{node.name}' (Concat) joins tensors with different scales: each is requantized first"

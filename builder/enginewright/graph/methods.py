@@ -1,0 +1,142 @@
+"""From a histogram to the range that int8 should cover: four methods, as one table.
+
+Each chooses a threshold on |x| and cuts the exact extremes there, so that one range serves backends with symmetric integers and those with a zero point.
+Where a method must know the step between two integers it takes that of symmetric int8, threshold / 127: the coarsest that the range will meet.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from enginewright.errors import DataError
+from enginewright.graph.histogram import Histogram
+
+__all__ = ["METHODS", "Range", "choose_range"]
+
+FloatArray = npt.NDArray[np.float64]
+
+_LEVELS = 128  # magnitudes of a signed 8-bit integer, zero included
+_KEPT_SHARE = 0.9999  # the percentile: one value in ten thousand is cut
+_MSE_CANDIDATES = 256
+_DEAD_RANGE = 2.0**-16
+
+
+@dataclass(frozen=True)
+class Range:
+    """The real numbers that a tensor's integers cover. `low` <= `high`, both finite."""
+
+    low: float
+    high: float
+
+    def __post_init__(self) -> None:
+        if not (math.isfinite(self.low) and math.isfinite(self.high) and self.low <= self.high):
+            raise DataError(f"a range must run from a finite number up to another, got {self.low} to {self.high}")
+
+    def union(self, other: Range) -> Range:
+        """The smallest range that covers both.
+
+        >>> Range(0.0, 2.0).union(Range(-1.0, 1.0))
+        Range(low=-1.0, high=2.0)
+        """
+        return Range(min(self.low, other.low), max(self.high, other.high))
+
+
+def choose_range(histogram: Histogram, method: str) -> Range:
+    """The range of a tensor by a method of METHODS; zero always lies in it. Raises DataError for an empty histogram or an unknown method.
+
+    A tensor that is always zero (a channel that pruning left behind, a dead branch) gets the range 0 to 2**-16: every scale represents zero exactly,
+    and this one is small beside any signal, yet far from where products of scales lose precision.
+    """
+    if method not in METHODS:
+        raise DataError(f"unknown calibration method '{method}'", hint=f"choose one of {', '.join(METHODS)}")
+    if not histogram.count:
+        raise DataError(f"calibration: no value of tensor '{histogram.tensor}' was seen", hint="give at least one calibration sample")
+    if histogram.largest == 0.0 or not histogram.magnitudes().any():
+        return Range(0.0, _DEAD_RANGE)
+    threshold = METHODS[method](histogram)
+    return Range(max(min(histogram.low, 0.0), -threshold), min(max(histogram.high, 0.0), threshold))
+
+
+def _minmax(histogram: Histogram) -> float:
+    """Everything that was seen."""
+    return histogram.largest
+
+
+def _percentile(histogram: Histogram) -> float:
+    """The magnitude that 99.99 % of all values, exact zeros included, do not exceed; to within a bin."""
+    running = histogram.zeros + np.cumsum(histogram.magnitudes())
+    wanted = math.ceil(_KEPT_SHARE * histogram.count)
+    if wanted <= histogram.zeros:
+        return histogram.largest  # nearly all is zero: what is left is the signal
+    return min((int(np.searchsorted(running, wanted)) + 1) * histogram.bin_width, histogram.largest)
+
+
+def _entropy(histogram: Histogram) -> float:
+    """The threshold whose 128 levels lose the least information: Migacz, "8-bit inference with TensorRT", GTC 2017, the slides on KL divergence.
+
+    For each number i of bins kept, from 128 on: P is the histogram of the first i bins with all outliers added to the last; Q is the same bins without
+    the outliers, joined into 128 levels and spread again evenly over those bins of a level that are not empty; the i with the smallest KL(P, Q) wins.
+    Exact zeros are left out, since every scale represents them exactly and ReLU would drown the rest in them.
+    All candidates are evaluated at once from running sums, since P and Q enter KL only through sums over levels.
+    """
+    counts = histogram.magnitudes().astype(np.float64)
+    used = int(np.flatnonzero(counts)[-1]) + 1
+    if used <= _LEVELS:
+        return histogram.largest
+    kept = np.arange(_LEVELS, used + 1)
+    mass = np.concatenate(([0.0], np.cumsum(counts)))
+    filled = np.concatenate(([0.0], np.cumsum(counts > 0)))
+    own = np.concatenate(([0.0], np.cumsum(_x_log_x(counts))))
+    edges = kept[:, None] * np.arange(_LEVELS + 1)[None, :] // _LEVELS
+    level_mass, level_filled = np.diff(mass[edges], axis=1), np.diff(filled[edges], axis=1)
+    level_log = _log(level_mass) - _log(level_filled)  # log of what Q holds in each bin of the level that is not empty
+    outliers = mass[-1] - mass[kept]
+    last = counts[kept - 1]
+    p_log_p = own[kept] - _x_log_x(last) + _x_log_x(last + outliers)
+    p_log_q = (level_mass * level_log).sum(axis=1) + outliers * level_log[:, -1]
+    # Divide by the sums of P and Q: the first holds the outliers, the second does not.
+    divergence = (p_log_p - p_log_q) / mass[-1] - math.log(mass[-1]) + _log(mass[kept])
+    # Where the last bin is empty but outliers fall into it, Q is zero where P is not: infinitely far.
+    divergence[(last == 0) & (outliers > 0)] = math.inf
+    return min(float(kept[int(np.argmin(divergence))]) * histogram.bin_width, histogram.largest)
+
+
+def _mse(histogram: Histogram) -> float:
+    """The threshold with the smallest expected squared error of rounding and cutting, values spread evenly within each bin."""
+    counts = histogram.magnitudes().astype(np.float64)
+    used = int(np.flatnonzero(counts)[-1]) + 1
+    edges = np.arange(used + 1) * histogram.bin_width
+    candidates = np.unique(np.linspace(histogram.largest / _MSE_CANDIDATES, histogram.largest, _MSE_CANDIDATES))
+    errors = [float(counts[:used] @ np.diff(_error_integral(edges, threshold))) for threshold in candidates]
+    return float(candidates[int(np.argmin(errors))])
+
+
+def _error_integral(edges: FloatArray, threshold: float) -> FloatArray:
+    """The integral from 0 to x of the squared error of a signed 8-bit integer that covers `threshold`."""
+    step = threshold / (_LEVELS - 1)
+    inside = np.minimum(edges, threshold)
+    level = np.rint(inside / step)
+    rest = inside - level * step
+    # A level's own cell contributes step**3 / 12; the rest of the way into the next one, a cube.
+    return level * step**3 / 12.0 + rest**3 / 3.0 + np.maximum(edges - threshold, 0.0) ** 3 / 3.0
+
+
+def _log(values: FloatArray) -> FloatArray:
+    return np.log(values, out=np.zeros_like(values), where=values > 0)
+
+
+def _x_log_x(values: FloatArray) -> FloatArray:
+    return values * _log(values)
+
+
+METHODS: Mapping[str, Callable[[Histogram], float]] = {
+    "minmax": _minmax,
+    "percentile": _percentile,
+    "entropy": _entropy,
+    "mse": _mse,
+}

@@ -1,0 +1,22 @@
+"""What planning must know of this computer: the Q/DQ dialect its backend wants, what an engine made here needs, and
+whose measurements compare.
+"""
+
+from __future__ import annotations
+
+from enginewright.graph.dialects import backend_dialect
+from enginewright.plan import HostFacts
+from enginewright.target import Target
+from enginewright_runtime import host
+from enginewright_runtime.backends import backend
+
+__all__ = ["host_facts"]
+
+
+def host_facts(target: Target) -> HostFacts:
+    """The facts of this computer that enter the keys of the steps that compile and measure for `target`."""
+    return HostFacts(
+        dialect=backend_dialect(target.backend, host.machine(), host.instruction_sets()),
+        requires=backend(target.backend).requires(),
+        fingerprint=host.fingerprint_id(host.fingerprint()),
+    )

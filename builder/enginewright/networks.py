@@ -1,0 +1,68 @@
+"""Running a torch network on the inputs that its recipe describes."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
+from enginewright.errors import DataError
+from enginewright.signature import Array, Signature
+from enginewright.user_code import users
+
+if TYPE_CHECKING:
+    import torch
+    from torch import nn
+
+__all__ = ["checked_outputs", "count_macs", "outputs_of", "to_tensors"]
+
+
+def to_tensors(inputs: Mapping[str, Array]) -> dict[str, torch.Tensor]:
+    import torch
+
+    return {name: torch.from_numpy(value) for name, value in inputs.items()}
+
+
+def outputs_of(network: nn.Module, inputs: Mapping[str, torch.Tensor], signature: Signature) -> dict[str, torch.Tensor]:
+    """Call the network with its inputs in the recipe's order; its outputs (a tensor, a sequence or a dict) by the
+    recipe's names.
+    """
+    import torch
+
+    with users("running the network"):
+        result = network(*(inputs[name] for name in signature.inputs))
+    if isinstance(result, torch.Tensor):
+        result = (result,)
+    values = list(result.values()) if isinstance(result, Mapping) else list(result)
+    if len(values) != len(signature.outputs):
+        raise DataError(
+            f"the network gives {len(values)} outputs, the recipe names {len(signature.outputs)}: {', '.join(signature.outputs)}",
+            hint="correct model.outputs in the recipe",
+        )
+    return dict(zip(signature.outputs, values, strict=True))
+
+
+def checked_outputs(network: nn.Module, inputs: Mapping[str, Array], signature: Signature) -> dict[str, Array]:
+    """The outputs as arrays. Raises DataError where they are not finite."""
+    import torch
+
+    with torch.no_grad():
+        outputs = outputs_of(network, to_tensors(inputs), signature)
+    for name, value in outputs.items():
+        if not bool(torch.isfinite(value).all()):
+            raise DataError(
+                f"the network's output '{name}' is NaN or infinite on ordinary inputs", hint="check the weights"
+            )
+    return {name: value.numpy() for name, value in outputs.items()}
+
+
+def count_macs(network: nn.Module, signature: Signature) -> int:
+    """Multiply-accumulates of one sample, counted by torch's FlopCounterMode (two operations each) while the network
+    runs.
+    """
+    import torch
+    from torch.utils.flop_counter import FlopCounterMode
+
+    inputs = to_tensors(signature.example(batch=1))
+    with torch.no_grad(), FlopCounterMode(display=False) as counter:
+        outputs_of(network, inputs, signature)
+    return int(counter.get_total_flops()) // 2

@@ -1,0 +1,126 @@
+"""What a build shows on standard error while it runs: a live line on a terminal, plain lines elsewhere. Never anything
+on standard output.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, Protocol, TextIO
+
+from enginewright_runtime.canonical import Json
+
+if TYPE_CHECKING:
+    from rich.progress import Progress, TaskID
+
+__all__ = ["PlainWatch", "RichWatch", "Watch", "watch"]
+
+_SECONDS_BETWEEN_LINES = 10.0
+
+
+class Watch(Protocol):
+    """Hears what happens to each step of a build, in order."""
+
+    def begins(self, name: str, position: int, total: int, reasons: tuple[str, ...]) -> None: ...
+
+    def event(self, name: str, event: Mapping[str, Json]) -> None: ...
+
+    def ends(self, name: str, status: str, seconds: float, summary: Mapping[str, Json]) -> None: ...
+
+    def close(self) -> None: ...
+
+
+def watch(stream: TextIO) -> Watch:
+    """Live progress where `stream` is a terminal, plain lines otherwise."""
+    return RichWatch() if stream.isatty() else PlainWatch(stream)
+
+
+class PlainWatch:
+    """One line when a step begins and ends, and one every ten seconds in between: for logs."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
+        self._last = 0.0
+
+    def begins(self, name: str, position: int, total: int, reasons: tuple[str, ...]) -> None:
+        self._last = time.monotonic()
+        self._say(f"[{position}/{total}] {name}: {reasons[0] if reasons else ''}".rstrip(": "))
+
+    def event(self, name: str, event: Mapping[str, Json]) -> None:
+        if event["event"] == "progress":
+            if time.monotonic() - self._last > _SECONDS_BETWEEN_LINES:
+                self._last = time.monotonic()
+                self._say(f"    {name}: {event['done']}/{event['total']} {event['note']}".rstrip())
+        elif event["event"] in ("warning", "waiting"):
+            self._say(f"    {name}: {event['text']}")
+
+    def ends(self, name: str, status: str, seconds: float, summary: Mapping[str, Json]) -> None:
+        self._say(f"    {name}: {status} in {seconds:.1f} s{_facts(summary)}")
+
+    def close(self) -> None:
+        return
+
+    def _say(self, line: str) -> None:
+        self._stream.write(line + "\n")
+        self._stream.flush()
+
+
+class RichWatch:
+    """A bar for the running step; finished steps stay as lines above it."""
+
+    def __init__(self) -> None:
+        from rich.console import Console
+        from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+
+        self._progress: Progress = Progress(
+            SpinnerColumn(),
+            TextColumn("{task.description}"),
+            BarColumn(bar_width=24),
+            TextColumn("{task.fields[note]}"),
+            TimeElapsedColumn(),
+            console=Console(stderr=True),
+            transient=True,
+        )
+        self._task: TaskID | None = None
+        self._progress.start()
+
+    def begins(self, name: str, position: int, total: int, reasons: tuple[str, ...]) -> None:
+        note = reasons[0] if reasons else ""
+        self._task = self._progress.add_task(f"[{position}/{total}] {name}", total=None, note=note)
+
+    def event(self, name: str, event: Mapping[str, Json]) -> None:
+        if self._task is None:
+            return
+        if event["event"] == "progress":
+            self._progress.update(
+                self._task, completed=_number(event["done"]), total=_number(event["total"]), note=str(event["note"])
+            )
+        elif event["event"] in ("warning", "waiting"):
+            self._progress.console.print(f"    {name}: {event['text']}", markup=False, highlight=False)
+
+    def ends(self, name: str, status: str, seconds: float, summary: Mapping[str, Json]) -> None:
+        if self._task is not None:
+            self._progress.remove_task(self._task)
+            self._task = None
+        self._progress.console.print(
+            f"  {name:<20} {status} in {seconds:.1f} s{_facts(summary)}", markup=False, highlight=False
+        )
+
+    def close(self) -> None:
+        self._progress.stop()
+
+
+def _number(value: Any) -> float:
+    return float(value)
+
+
+def _facts(summary: Mapping[str, Json]) -> str:
+    """A step's summary in one line: `removed 0.5, macs 72,000,000`."""
+    parts = [f"{name.replace('_', ' ')} {_shown(value)}" for name, value in summary.items() if value is not None]
+    return f" ({', '.join(parts)})" if parts else ""
+
+
+def _shown(value: Json) -> str:
+    if isinstance(value, float):
+        return f"{value:.4g}"
+    return f"{value:,}" if isinstance(value, int) else str(value)

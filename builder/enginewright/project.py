@@ -1,0 +1,85 @@
+"""A project: the folder with `recipes/`, and where its parts lie."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from enginewright.errors import UsageError, did_you_mean
+
+if TYPE_CHECKING:
+    from enginewright.recipe import Recipe
+
+__all__ = ["STORE_VARIABLE", "Project", "find_project"]
+
+STORE_VARIABLE = "ENGINEWRIGHT_STORE"
+
+
+@dataclass(frozen=True)
+class Project:
+    """`root` is the folder that has `recipes/`; `store` is where artifacts are kept. All paths are absolute."""
+
+    root: Path
+    store: Path
+
+    @property
+    def recipes(self) -> Path:
+        return self.root / "recipes"
+
+    @property
+    def targets(self) -> Path:
+        """The project's own targets; the folder need not exist."""
+        return self.root / "targets"
+
+    @property
+    def dist(self) -> Path:
+        """Where bundles and reports go; the folder need not exist."""
+        return self.root / "dist"
+
+    def recipe_names(self) -> tuple[str, ...]:
+        return tuple(sorted(path.stem for path in self.recipes.glob("*.yaml")))
+
+    def recipe_path(self, name_or_path: str) -> Path:
+        """The file of a recipe, given as `signs` or as a path (relative to the working folder or to the project).
+
+        Raises UsageError where there is none.
+        """
+        names = self.recipe_names()
+        if name_or_path in names:
+            return self.recipes / f"{name_or_path}.yaml"
+        for path in (Path(name_or_path), self.root / name_or_path):
+            if path.is_file():
+                return path.absolute()
+        meant = did_you_mean(Path(name_or_path).stem, names, otherwise="The recipes are")
+        raise UsageError(
+            f"there is no recipe '{name_or_path}'. {meant}",
+            hint=f"`ls {self.recipes}` lists the recipes; `enginewright init` writes one to start from",
+        )
+
+    def code_folder(self, recipe: Recipe) -> Path:
+        """The folder beside the recipe's file, of the same name, with its Python and its weights; it need not exist."""
+        return recipe.path.absolute().with_suffix("")
+
+    def locate(self, recipe: Recipe, written: str) -> Path:
+        """Where a path of a recipe lies: in the recipe's folder, or, where it starts with ./ or ../, in the project."""
+        base = self.root if written.startswith(("/", "./", "../")) else self.code_folder(recipe)
+        return Path(os.path.normpath(base / written))
+
+
+def find_project(start: Path, *, environment: Mapping[str, str] = os.environ) -> Project:
+    """The project that `start` lies in: the nearest folder, from `start` upward, that has `recipes/`.
+
+    The store is `.enginewright/` in it, or what ENGINEWRIGHT_STORE says (relative to the project). Raises UsageError
+    where there is no project.
+    """
+    start = start.absolute()
+    for root in (start, *start.parents):
+        if (root / "recipes").is_dir():
+            return Project(root, root / Path(environment.get(STORE_VARIABLE) or ".enginewright").expanduser())
+    raise UsageError(
+        f"there is no project here: neither {start} nor a folder above it has a folder 'recipes'",
+        hint="`enginewright init` makes a project with a recipe that builds",
+    )

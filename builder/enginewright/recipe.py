@@ -1,0 +1,431 @@
+"""What a valid recipe is: a dataclass for each part, with the rules of its keys; and `load_recipe`, which reads one.
+
+The dataclasses are the only place where a key, its default, its limits and its description stand: the messages, the
+JSON Schema and the reference page come from them (`enginewright.schema`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, fields, replace
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, ClassVar, Literal, TypeAlias
+
+from enginewright.errors import RecipeError, did_you_mean
+from enginewright.reader import parse
+from enginewright.schema import RULE, Check, Fault, Json, Rule
+from enginewright.source import parse_yaml, read_text, shown
+from enginewright.target import Target, name_is_the_files
+from enginewright.template import SettingValue, render
+
+if TYPE_CHECKING:
+    from enginewright.project import Project
+
+__all__ = [
+    "Budget",
+    "Calibration",
+    "CompressStep",
+    "Data",
+    "Distill",
+    "Factory",
+    "Metric",
+    "Model",
+    "Prune",
+    "Quantize",
+    "Recipe",
+    "Recover",
+    "TargetSettings",
+    "TensorSpec",
+    "effective_budget",
+    "load_recipe",
+]
+
+_FACTORY = r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*:[A-Za-z_]\w*(\.[A-Za-z_]\w*)*"
+_FACTORY_WORDS = "written module:Name, where module is a file in the recipe's folder"
+_NAME = r"[A-Za-z0-9][A-Za-z0-9_-]*"
+_NAME_WORDS = "a name of letters, digits, '-' and '_'"
+_DEFAULT_PERCENTILE = 99.99
+
+
+@dataclass(frozen=True, kw_only=True)
+class Factory:
+    """A function or class of the recipe's own Python, and what to call it with."""
+
+    factory: str = field(
+        metadata={RULE: Rule("function or class in the recipe's folder", pattern=_FACTORY, words=_FACTORY_WORDS)}
+    )
+    arguments: Mapping[str, Json] = field(
+        default_factory=dict, metadata={RULE: Rule("keyword arguments for the factory")}
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Data(Factory):
+    """The data: its factory gives an object with the splits train, validation, calibration and test."""
+
+
+Metric: TypeAlias = Literal["top1", "balanced_accuracy", "fidelity"] | Factory
+
+
+@dataclass(frozen=True, kw_only=True)
+class TensorSpec:
+    """Shape and dtype of one input of the network."""
+
+    shape: tuple[int | str, ...] = field(
+        metadata={
+            RULE: Rule(
+                "dimensions, the batch first: whole numbers, or names for those that may vary",
+                minimum=1,
+                pattern=r"[A-Za-z_]\w*",
+                words="a name",
+                least=1,
+            )
+        }
+    )
+    dtype: Literal["float32", "float16", "int64", "int32", "uint8", "bool"] = field(
+        metadata={RULE: Rule("element type")}
+    )
+
+
+def _either_factory_or_onnx(factory: str | None, onnx: str | None) -> Iterator[Fault]:
+    if (factory is None) == (onnx is None):
+        got = "neither" if factory is None else "both"
+        yield Fault((), f"must have either factory (a torch network) or onnx (a network that comes as ONNX), got {got}")
+
+
+def _what_a_factory_needs(
+    factory: str | None, weights: str | None, inputs: Mapping[str, TensorSpec], outputs: tuple[str, ...]
+) -> Iterator[Fault]:
+    if factory is None:
+        return
+    if weights is None:
+        yield Fault((), "the file with the trained weights of the factory's network", missing="weights")
+    if not inputs:
+        yield Fault((), "the shape and dtype of each input of the factory's network", missing="inputs")
+    if not outputs:
+        yield Fault((), "the names of the outputs of the factory's network", missing="outputs")
+
+
+def _what_onnx_forbids(
+    onnx: str | None, factory: str | None, weights: str | None, arguments: Mapping[str, Json]
+) -> Iterator[Fault]:
+    if onnx is None or factory is not None:
+        return
+    if weights is not None:
+        yield Fault(("weights",), "belongs to a factory: an ONNX file carries its own weights")
+    if arguments:
+        yield Fault(("arguments",), "belongs to a factory: an ONNX file takes none")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Model:
+    """The trained network: a torch factory with its weights, or an ONNX file.
+
+    Paths are relative to the recipe's folder; those that start with /, ./ or ../ are relative to the project.
+    """
+
+    factory: str | None = field(
+        default=None,
+        metadata={
+            RULE: Rule("function or class that returns a torch.nn.Module", pattern=_FACTORY, words=_FACTORY_WORDS)
+        },
+    )
+    arguments: Mapping[str, Json] = field(
+        default_factory=dict, metadata={RULE: Rule("keyword arguments for the factory")}
+    )
+    weights: str | None = field(
+        default=None,
+        metadata={
+            RULE: Rule(
+                "file with the trained weights",
+                pattern=r".*[^/]\.(safetensors|npz|pt|pth|th)",
+                words="a path that ends in .safetensors, .npz, .pt, .pth or .th",
+            )
+        },
+    )
+    onnx: str | None = field(
+        default=None,
+        metadata={
+            RULE: Rule("ONNX file, in place of a factory", pattern=r".*[^/]\.onnx", words="a path that ends in .onnx")
+        },
+    )
+    inputs: Mapping[str, TensorSpec] = field(
+        default_factory=dict,
+        metadata={RULE: Rule("inputs of the network by name; an ONNX file need not repeat its own")},
+    )
+    outputs: tuple[str, ...] = field(
+        default=(),
+        metadata={RULE: Rule("names of the outputs in order; an ONNX file need not repeat its own", unique=True)},
+    )
+
+    CHECKS: ClassVar[tuple[Check, ...]] = (
+        Check(("factory", "onnx"), _either_factory_or_onnx),
+        Check(("factory", "weights", "inputs", "outputs"), _what_a_factory_needs),
+        Check(("onnx", "factory", "weights", "arguments"), _what_onnx_forbids),
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Prune:
+    """Remove channels until the asked share of the multiply-accumulates is gone."""
+
+    KEY: ClassVar[str] = "prune"
+
+    macs: float = field(
+        metadata={RULE: Rule("share of the multiply-accumulates to remove", minimum=0.05, maximum=0.95)}
+    )
+    importance: Literal["taylor", "magnitude"] = field(
+        default="taylor",
+        metadata={
+            RULE: Rule("how the worth of a channel is judged: taylor looks at training samples, magnitude at weights")
+        },
+    )
+    round_to: int = field(
+        default=8, metadata={RULE: Rule("channel counts are kept at multiples of this", minimum=1, maximum=128)}
+    )
+    keep: tuple[str, ...] = field(
+        default=(), metadata={RULE: Rule("modules to leave as they are, by their name in the network", unique=True)}
+    )
+    samples: int = field(
+        default=512, metadata={RULE: Rule("training samples used for Taylor importance", minimum=1, unit="samples")}
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Distill:
+    """Learn from the outputs of the network as it came."""
+
+    temperature: float = field(
+        default=4.0, metadata={RULE: Rule("softens both outputs before they are compared", above=0)}
+    )
+    weight: float = field(
+        default=0.7,
+        metadata={
+            RULE: Rule("share of the loss that the outputs have; the labels have the rest", minimum=0, maximum=1)
+        },
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recover:
+    """Fine-tune, and keep the epoch that is best on the validation split."""
+
+    KEY: ClassVar[str] = "recover"
+
+    epochs: int = field(metadata={RULE: Rule("passes over the training split", minimum=1, maximum=1000, unit="epochs")})
+    learning_rate: float = field(metadata={RULE: Rule("learning rate at the start", above=0)})
+    batch_size: int = field(default=64, metadata={RULE: Rule("training samples in a batch", minimum=1, unit="samples")})
+    weight_decay: float = field(default=0.0005, metadata={RULE: Rule("weight decay", minimum=0)})
+    seed: int = field(default=0, metadata={RULE: Rule("seed of the order of the samples", minimum=0)})
+    distill: Distill | None = field(default=None, metadata={RULE: Rule("learn from the network as it came, too")})
+
+
+def _percentile_needs_its_method(method: str, percentile: float | None) -> Iterator[Fault]:
+    if percentile is not None and method != "percentile":
+        yield Fault(("percentile",), f"is read only by method percentile, and the method is {method}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Calibration:
+    """How the ranges of activations are found.
+
+    `percentile` is set exactly where `method` is percentile.
+    """
+
+    method: Literal["minmax", "percentile", "entropy", "mse"] = field(
+        default="entropy", metadata={RULE: Rule("how a range is chosen")}
+    )
+    samples: int = field(
+        default=512, metadata={RULE: Rule("calibration samples", minimum=8, maximum=1_000_000, unit="samples")}
+    )
+    percentile: float | None = field(
+        default=None,
+        metadata={
+            RULE: Rule(
+                f"share of the values inside the range, for method percentile; {_DEFAULT_PERCENTILE} if absent",
+                above=50,
+                maximum=100,
+                unit="%",
+            )
+        },
+    )
+
+    CHECKS: ClassVar[tuple[Check, ...]] = (Check(("method", "percentile"), _percentile_needs_its_method),)
+
+    def __post_init__(self) -> None:
+        if self.method == "percentile" and self.percentile is None:
+            object.__setattr__(self, "percentile", _DEFAULT_PERCENTILE)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Quantize:
+    """Calibrate and quantize to int8."""
+
+    KEY: ClassVar[str] = "quantize"
+
+    calibration: Calibration = field(
+        default_factory=Calibration, metadata={RULE: Rule("how the ranges of activations are found")}
+    )
+    keep_float: tuple[str, ...] = field(
+        default=(), metadata={RULE: Rule("nodes to leave in float: names, where * stands for anything", unique=True)}
+    )
+
+
+CompressStep: TypeAlias = Prune | Recover | Quantize
+
+
+@dataclass(frozen=True, kw_only=True)
+class Budget:
+    """Limits that the engine must keep. What is absent is not judged."""
+
+    accuracy_drop: float | None = field(
+        default=None,
+        metadata={RULE: Rule("most accuracy that may be lost against the reference, as a share", minimum=0, maximum=1)},
+    )
+    latency_p50_ms: float | None = field(
+        default=None, metadata={RULE: Rule("median latency of one inference", above=0, unit="ms")}
+    )
+    latency_p99_ms: float | None = field(
+        default=None, metadata={RULE: Rule("99th percentile of the latency of one inference", above=0, unit="ms")}
+    )
+    size_mib: float | None = field(default=None, metadata={RULE: Rule("size of the engine", above=0, unit="MiB")})
+    memory_mib: float | None = field(
+        default=None, metadata={RULE: Rule("peak memory of a process that runs the engine", above=0, unit="MiB")}
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class TargetSettings:
+    """What this recipe asks of one target."""
+
+    budget: Budget = field(
+        default_factory=Budget, metadata={RULE: Rule("limits on this target; they come before the recipe's own")}
+    )
+
+
+def _quantize_comes_once_and_last(compress: tuple[CompressStep, ...]) -> Iterator[Fault]:
+    places = [place for place, step in enumerate(compress) if isinstance(step, Quantize)]
+    for place in places[1:]:
+        yield Fault(("compress", place, "quantize"), f"is one too many: compress[{places[0]}] quantizes already")
+    if len(places) == 1 and places[0] != len(compress) - 1:
+        sentence = "must be the last step: what follows would change the weights that it was calibrated for"
+        yield Fault(("compress", places[0], "quantize"), sentence)
+
+
+def _onnx_cannot_be_trained(model: Model, compress: tuple[CompressStep, ...]) -> Iterator[Fault]:
+    if model.onnx is None:
+        return
+    for place, step in enumerate(compress):
+        if not isinstance(step, Quantize):
+            yield Fault(
+                ("compress", place, step.KEY),
+                "needs a torch network, and model.onnx has no torch modules and no training graph: "
+                "give model.factory and model.weights in its place, or only quantize",
+            )
+
+
+def _labels_are_needed(metric: Metric, compress: tuple[CompressStep, ...]) -> Iterator[Fault]:
+    if metric != "fidelity":
+        return
+    for place, step in enumerate(compress):
+        if isinstance(step, Recover):
+            sentence = (
+                "needs labels, and metric fidelity says that there are none: give another metric, or only quantize"
+            )
+            yield Fault(("compress", place, "recover"), sentence)
+        elif isinstance(step, Prune) and step.importance == "taylor":
+            sentence = "must be magnitude: taylor needs labels, and metric fidelity says that there are none"
+            yield Fault(("compress", place, "prune", "importance"), sentence)
+
+
+def _samples_are_needed(data: Data | None, metric: Metric, compress: tuple[CompressStep, ...]) -> Iterator[Fault]:
+    if data is not None:
+        return
+    if compress:
+        yield Fault((), f"compress[0].{compress[0].KEY} works on samples", missing="data")
+    elif metric != "fidelity":
+        yield Fault((), "the metric is taken on its test split", missing="data")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recipe:
+    """A model, its data, its compression and its budgets.
+
+    `path` is its file, `rendered` the text that was parsed.
+    """
+
+    recipe: Literal[1] = field(
+        metadata={
+            RULE: Rule("version of the recipe language", words="1, the version of the recipe language that is read")
+        }
+    )
+    name: str = field(metadata={RULE: Rule("the name of the file, without .yaml", pattern=_NAME, words=_NAME_WORDS)})
+    summary: str = field(default="", metadata={RULE: Rule("one line for lists and reports")})
+    model: Model = field(metadata={RULE: Rule("the trained network")})
+    data: Data | None = field(default=None, metadata={RULE: Rule("where samples come from")})
+    metric: Metric = field(
+        metadata={
+            RULE: Rule(
+                "what accuracy is: top1, balanced_accuracy, fidelity (to the network as it came; no labels) or a factory"
+            )
+        }
+    )
+    compress: tuple[CompressStep, ...] = field(
+        default=(), metadata={RULE: Rule("steps in their order: prune, recover, quantize")}
+    )
+    budget: Budget = field(default_factory=Budget, metadata={RULE: Rule("limits on every target")})
+    targets: Mapping[str, TargetSettings] = field(
+        metadata={RULE: Rule("the targets that this recipe is for, by name", least=1)}
+    )
+    path: Path = field(default=Path(), compare=False)
+    rendered: str = field(default="", compare=False)
+
+    CHECKS: ClassVar[tuple[Check, ...]] = (
+        Check(("compress",), _quantize_comes_once_and_last),
+        Check(("model", "compress"), _onnx_cannot_be_trained),
+        Check(("metric", "compress"), _labels_are_needed),
+        Check(("data", "metric", "compress"), _samples_are_needed),
+    )
+
+    def weights_path(self, project: Project) -> Path | None:
+        """Where model.weights lies on this computer; whether the file is there is not looked at."""
+        return None if self.model.weights is None else project.locate(self, self.model.weights)
+
+    def onnx_path(self, project: Project) -> Path | None:
+        """Where model.onnx lies on this computer; whether the file is there is not looked at."""
+        return None if self.model.onnx is None else project.locate(self, self.model.onnx)
+
+
+def load_recipe(
+    path: Path, *, target: Target, settings: Mapping[str, SettingValue], environment: Mapping[str, str]
+) -> Recipe:
+    """Read the recipe at `path` for one target: rendered, parsed, validated.
+
+    `settings` are the values of `--set`, `environment` is what the template sees as `env`. Raises RecipeError with
+    every problem of the file, and UsageError where the template does not use a setting.
+    """
+    label = shown(path)
+    text = read_text(path, error=RecipeError)
+    rendered = render(text, label=label, target=target, settings=settings, environment=environment)
+    document = parse_yaml(rendered, label=label, written=text)
+    checks = (name_is_the_files(path), Check(("targets",), partial(_lists, target.name)))
+    recipe = parse(Recipe, document, error=RecipeError, checks=checks)
+    return replace(recipe, path=path.absolute(), rendered=rendered)
+
+
+def effective_budget(recipe: Recipe, target_name: str) -> dict[str, float]:
+    """The limits that hold on one target, by name: its own come before the recipe's. What is not limited is absent."""
+    limits = {**_limits(recipe.budget), **_limits(recipe.targets[target_name].budget)}
+    return {item.name: limits[item.name] for item in fields(Budget) if item.name in limits}
+
+
+def _limits(budget: Budget) -> dict[str, float]:
+    limits = {item.name: getattr(budget, item.name) for item in fields(Budget)}
+    return {name: limit for name, limit in limits.items() if limit is not None}
+
+
+def _lists(target_name: str, targets: Mapping[str, TargetSettings]) -> Iterator[Fault]:
+    if target_name not in targets:
+        meant = did_you_mean(target_name, targets, otherwise="It lists")
+        yield Fault(("targets",), f"does not list '{target_name}' (add '{target_name}: {{}}' to build for it). {meant}")

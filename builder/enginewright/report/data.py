@@ -1,0 +1,167 @@
+"""What a report says, parsed and frozen: the pack stage fills it, the renderers only read it.
+
+Everything here was known when the engine was packed; nothing depends on whether a step was reused, on the clock or on the place
+of the store, because the report is part of the bundle.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from enginewright_runtime.budget import Finding, Verdict
+from enginewright_runtime.measurement import Protocol
+
+
+@dataclass(frozen=True)
+class Fact:
+    """A name and what was found under it: a version, a property of the host, a condition."""
+
+    name: str
+    value: str
+
+
+@dataclass(frozen=True)
+class StepRecord:
+    """One step of the chain. `outputs` gives each artifact's name and size."""
+
+    name: str
+    stage: str
+    seconds: float
+    outputs: tuple[StepOutput, ...] = ()
+    summary: str = ""
+
+
+@dataclass(frozen=True)
+class StepOutput:
+    name: str
+    size_bytes: int
+
+
+@dataclass(frozen=True)
+class ClassAccuracy:
+    name: str
+    samples: int
+    accuracy: float | None  # None: the test set has no sample of this class
+
+
+@dataclass(frozen=True)
+class OutputNoise:
+    """How far above the difference from the reference an output's signal stands."""
+
+    output: str
+    ratio_db: float
+
+
+@dataclass(frozen=True)
+class Changed:
+    """Paired comparison on the same test samples: `broken` were right before and are wrong now, `fixed` the reverse.
+
+    `drop` and `interval` are shares: 0.01 is one point lost.
+    """
+
+    broken: int
+    fixed: int
+    drop: float
+    interval: tuple[float, float]
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """What one engine reached on the test set. `confusion[true][predicted]` counts samples; shares run from 0 to 1."""
+
+    metric: str
+    samples: int
+    accuracy: float | None = None
+    interval: tuple[float, float] | None = None
+    confidence: float = 0.95
+    classes: tuple[str, ...] = ()
+    confusion: tuple[tuple[int, ...], ...] = ()
+    per_class: tuple[ClassAccuracy, ...] = ()
+    agreement: float | None = None
+    signal_to_noise: tuple[OutputNoise, ...] = ()
+    changed: Changed | None = None
+
+
+@dataclass(frozen=True)
+class Layer:
+    """One node of a network. `ratio_db`: signal to noise of its output against the reference, where it was taken."""
+
+    name: str
+    op: str
+    macs: int
+    weights: int
+    weight_bytes: int
+    output_shape: tuple[int | str, ...]
+    precision: str
+    ratio_db: float | None = None
+
+
+@dataclass(frozen=True)
+class Network:
+    """The reference or the engine. `peak_rss_bytes`: the most memory that a process running it held, over the sessions."""
+
+    size_bytes: int
+    evaluation: Evaluation | None
+    layers: tuple[Layer, ...]
+    peak_rss_bytes: int | None = None
+
+    @property
+    def macs(self) -> int:
+        return sum(layer.macs for layer in self.layers)
+
+    @property
+    def weights(self) -> int:
+        return sum(layer.weights for layer in self.layers)
+
+
+@dataclass(frozen=True)
+class SessionSamples:
+    """The raw latencies that one session's fresh processes gave, in nanoseconds, in the order they were taken."""
+
+    reference_ns: tuple[int, ...]
+    engine_ns: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Latency:
+    """Every sample of a measurement and how they were taken."""
+
+    protocol: Protocol
+    sessions: tuple[SessionSamples, ...]
+
+    @property
+    def reference_ns(self) -> Sequence[int]:
+        return [sample for session in self.sessions for sample in session.reference_ns]
+
+    @property
+    def engine_ns(self) -> Sequence[int]:
+        return [sample for session in self.sessions for sample in session.engine_ns]
+
+
+@dataclass(frozen=True)
+class ReportData:
+    """Everything that a report shows. `latency` is None where nothing was measured; `recipe` is the recipe's text as rendered."""
+
+    name: str
+    summary: str
+    target: str
+    target_summary: str
+    verdict: Verdict
+    findings: tuple[Finding, ...]
+    recipe: str
+    steps: tuple[StepRecord, ...]
+    reference: Network
+    engine: Network
+    latency: Latency | None
+    versions: tuple[Fact, ...]
+    host: tuple[Fact, ...]
+    conditions: tuple[Fact, ...]
+    warnings: tuple[str, ...] = ()
+
+    @property
+    def metric(self) -> str:
+        """The metric that both sides were judged by; empty where nothing was evaluated."""
+        return next(
+            (side.metric for side in (self.engine.evaluation, self.reference.evaluation) if side is not None), ""
+        )

@@ -1,0 +1,101 @@
+"""What the raw samples of a measurement can carry: percentiles, medians by session, and the protocol in words."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from enginewright.report.data import Latency
+from enginewright.report.units import counted
+from enginewright_runtime.errors import NotEnoughSamples
+from enginewright_runtime.measurement import Protocol
+from enginewright_runtime.stats import percentile
+
+PERCENTS = (50.0, 90.0, 99.0, 99.9)
+
+
+@dataclass(frozen=True)
+class PercentileRow:
+    """A percentile of both engines over all sessions; `missing` says why where the samples cannot carry it."""
+
+    percent: float
+    reference_ns: float | None = None
+    engine_ns: float | None = None
+    missing: str = ""
+
+    @property
+    def name(self) -> str:
+        return f"p{self.percent:g}"
+
+
+@dataclass(frozen=True)
+class SessionMedians:
+    """The medians of one session; None where it has too few samples even for that."""
+
+    reference_ns: float | None
+    engine_ns: float | None
+
+
+def percentile_rows(latency: Latency) -> tuple[PercentileRow, ...]:
+    """p50, p90, p99 and p99.9 over the pooled samples of all sessions."""
+    reference, engine = latency.reference_ns, latency.engine_ns
+    rows = []
+    for percent in PERCENTS:
+        try:
+            rows.append(PercentileRow(percent, percentile(reference, percent), percentile(engine, percent)))
+        except NotEnoughSamples as error:
+            rows.append(PercentileRow(percent, missing=error.message))
+    return tuple(rows)
+
+
+def session_medians(latency: Latency) -> tuple[SessionMedians, ...]:
+    return tuple(
+        SessionMedians(_median(session.reference_ns), _median(session.engine_ns)) for session in latency.sessions
+    )
+
+
+def session_ratios(latency: Latency) -> tuple[float, ...]:
+    """How many times faster the engine was in each session, by the medians."""
+    pairs = ((medians.reference_ns, medians.engine_ns) for medians in session_medians(latency))
+    return tuple(reference / engine for reference, engine in pairs if reference and engine)
+
+
+def protocol_sentences(latency: Latency) -> tuple[str, ...]:
+    """How the figures were taken. They mean nothing without it."""
+    protocol, rule = latency.protocol, latency.protocol.warm_up
+    settled = f"has moved by less than {rule.steady_share * 100:g} % {counted(rule.steady_times, 'time')} in a row"
+    warm_up = f"until the median of {rule.window} inferences {settled}"
+    return (
+        f"{_threads(protocol)}, {protocol.caches} caches, {protocol.clock} clock, one inference at a time.",
+        f"{counted(protocol.sessions, 'session')}, each with a fresh process for either engine, warmed up {warm_up}.",
+        _order(protocol),
+        f"{len(latency.reference_ns):,} samples of the reference and {len(latency.engine_ns):,} of the engine.",
+    )
+
+
+def _threads(protocol: Protocol) -> str:
+    """One figure where all engines have the same number of threads, else each engine's."""
+    if len(set(protocol.threads.values())) == 1:
+        return counted(next(iter(protocol.threads.values())), "thread")
+    return ", ".join(
+        f"{counted(threads, 'thread')} for the {label}" for label, threads in sorted(protocol.threads.items())
+    )
+
+
+def _order(protocol: Protocol) -> str:
+    timed = f"{counted(protocol.rounds, 'round')} of {counted(protocol.chunk, 'timed inference')}"
+    if not protocol.interleaved:
+        return f"Then {timed} of one engine after the other."
+    dropped = (
+        f", {counted(protocol.dropped_per_chunk, 'inference')} after every switch not counted"
+        if protocol.dropped_per_chunk
+        else ""
+    )
+    return f"Then {timed} by each in random order{dropped}."
+
+
+def _median(samples: Sequence[int]) -> float | None:
+    try:
+        return percentile(samples, 50)
+    except NotEnoughSamples:
+        return None

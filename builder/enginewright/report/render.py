@@ -1,0 +1,133 @@
+"""From report data to HTML and Markdown. Pure: the same data gives the same bytes, and no clock, disk or network is looked at.
+
+Both templates escape whatever is put into them: names come from recipes, class lists and hosts, and may hold anything.
+"""
+
+from __future__ import annotations
+
+import re
+from functools import cache
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup, escape
+
+from enginewright.report import accuracy, charts, comparison, latency, layers, units
+from enginewright.report.data import ReportData
+from enginewright_runtime.budget import Verdict
+
+_NARROW_MATRIX = 4  # classes; a larger confusion matrix wants the whole width
+_OPEN_LAYERS = 60  # layers; the bars of more are folded
+
+
+def render_html(data: ReportData) -> str:
+    """One page that needs nothing else: no script, font, picture or style is fetched."""
+    return _environment("html").get_template("report.html.j2").render(_view(data))
+
+
+def render_markdown(data: ReportData) -> str:
+    """The same report, shorter, for a CI job's summary (GitHub's Markdown)."""
+    return _environment("markdown").get_template("report.md.j2").render(_view(data))
+
+
+@cache
+def _environment(form: str) -> Environment:
+    environment = Environment(
+        loader=PackageLoader("enginewright.report"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+        finalize=_for_markdown if form == "markdown" else _for_html,
+    )
+    environment.globals.update(units=units, charts=charts, breakable=_breakable, NONE=units.NONE)
+    return environment
+
+
+def _view(data: ReportData) -> dict[str, object]:
+    """What the templates read: the data, and every table already computed."""
+    return {
+        "data": data,
+        "sentence": comparison.verdict_sentence(data),
+        "rows": comparison.comparison(data),
+        "budget": comparison.budget_rows(data),
+        "inconclusive_means": comparison.INCONCLUSIVE_MEANS if data.verdict is Verdict.INCONCLUSIVE else "",
+        "longest_step": max((step.seconds for step in data.steps), default=0.0) or 1.0,
+        **_latency_view(data),
+        **_accuracy_view(data),
+        **_layer_view(data),
+    }
+
+
+def _latency_view(data: ReportData) -> dict[str, object]:
+    measured = data.latency
+    return {
+        "percentiles": latency.percentile_rows(measured) if measured else (),
+        "medians": latency.session_medians(measured) if measured else (),
+        "protocol": latency.protocol_sentences(measured) if measured else (),
+        "limits": _limit_lines(data),
+    }
+
+
+def _accuracy_view(data: ReportData) -> dict[str, object]:
+    changes = accuracy.class_changes(data)
+    fold = len(changes) > accuracy.FOLD_BEYOND
+    return {
+        "evaluation_sentences": accuracy.evaluation_sentences(data),
+        "accuracy_title": "Agreement" if data.metric == accuracy.FIDELITY else "Accuracy",
+        "changes": changes,
+        "open_changes": changes[: accuracy.SHOWN_WHEN_FOLDED] if fold else changes,
+        "folded_changes": changes[accuracy.SHOWN_WHEN_FOLDED :] if fold else (),
+        "extent": max([0.01, *(abs(entry.change) for entry in changes if entry.change is not None)]),
+        "confusion": accuracy.confusion_rows(data),
+        "narrow_matrix": _NARROW_MATRIX,
+    }
+
+
+def _layer_view(data: ReportData) -> dict[str, object]:
+    pairs = layers.paired_layers(data)
+    working = tuple(pair for pair in pairs if pair.works)
+    ratios = [pair.layer.ratio_db for pair in working if pair.layer.ratio_db is not None]
+    return {
+        "pairs": pairs,
+        "working": working,
+        "open_layers": _OPEN_LAYERS,
+        "largest_macs": max((max(pair.macs.reference or 0, pair.macs.engine or 0) for pair in working), default=0),
+        "largest_weights": max(
+            (max(pair.weights.reference or 0, pair.weights.engine or 0) for pair in working), default=0
+        ),
+        "has_noise": bool(ratios),
+        "largest_noise": max([1.0, *ratios]),
+    }
+
+
+def _limit_lines(data: ReportData) -> tuple[charts.LimitLine, ...]:
+    return tuple(
+        charts.LimitLine(comparison.budget_name(finding.name).removesuffix(" latency"), finding.limit)
+        for finding in data.findings
+        if finding.name.startswith("latency_") and finding.name.endswith("_ms")
+    )
+
+
+def _for_html(value: object) -> object:
+    return value if isinstance(value, Markup) else _printable(str(value))
+
+
+def _breakable(name: str) -> Markup:
+    """A dotted name that a narrow column may break where a reader would."""
+    return Markup(re.sub(r"(?<=[./_])(?=\w)", "<wbr>", str(escape(_printable(name)))))
+
+
+def _for_markdown(value: object) -> Markup:
+    """Text that Markdown shows as it stands, on one line: escaped for HTML first, which Markdown may hold, then for Markdown itself."""
+    if isinstance(value, Markup):
+        return value
+    text = str(escape(re.sub(r"\s+", " ", _printable(str(value)))))
+    text = re.sub(r"([\\`*\[\]|~])", r"\\\1", text)
+    text = re.sub(r"(?<![^\W_])_|_(?![^\W_])", r"\\_", text)  # an underscore between letters means nothing
+    return Markup(text)
+
+
+def _printable(text: str) -> str:
+    """Control characters, and halves of surrogate pairs, which no UTF-8 file can hold, become a replacement mark."""
+    return re.sub("[\x00-\x08\x0b-\x1f\x7f-\x9f\ud800-\udfff]", "\N{REPLACEMENT CHARACTER}", text)

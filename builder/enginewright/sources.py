@@ -1,0 +1,121 @@
+"""The content that a recipe brings from outside the store: its Python, its weights, and every file or folder that an
+argument names.
+
+A step's key holds the digests of these and never their places, so moving a project rebuilds nothing and changing one
+byte rebuilds what used it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from enginewright.errors import DataError
+from enginewright.project import Project
+from enginewright.recipe import Recipe
+from enginewright_runtime.canonical import Json, canonical_bytes, sha256_file, sha256_hex
+
+__all__ = ["Source", "Sources", "gather_sources", "place_sources"]
+
+
+@dataclass(frozen=True)
+class Source:
+    """`digest` is the content's sha256 and enters keys; `location` is where it lies on this computer and does not."""
+
+    digest: str
+    location: str
+
+
+@dataclass(frozen=True)
+class Sources:
+    """`code`, `files` and `arguments` map a label ("code/model.py", "weights", "data.arguments.root") to its source."""
+
+    code: Mapping[str, Source]
+    files: Mapping[str, Source]
+    arguments: Mapping[str, Source]
+
+    def arguments_of(self, part: str) -> Mapping[str, Source]:
+        """The sources that the arguments of `part` ("data", "model" or "metric") name."""
+        return {label: source for label, source in self.arguments.items() if label.startswith(f"{part}.")}
+
+    def content_of(self, where: str, value: object) -> Json:
+        """`value` with every string that names a file or folder replaced by {"source": label}."""
+        if where in self.arguments:
+            return {"source": where}
+        if isinstance(value, Mapping):
+            return {str(key): self.content_of(f"{where}.{key}", item) for key, item in value.items()}
+        if isinstance(value, (list, tuple)):
+            return [self.content_of(f"{where}.{index}", item) for index, item in enumerate(value)]
+        if value is None or isinstance(value, (bool, int, float, str)):
+            return value
+        raise TypeError(f"{where} is a {type(value).__name__}, which no YAML scalar gives")
+
+
+def place_sources(value: Json, sources: Mapping[str, Source]) -> Json:
+    """The inverse of `Sources.content_of`: {"source": label} becomes the place where that content lies."""
+    if isinstance(value, dict):
+        if set(value) == {"source"} and value["source"] in sources:
+            return sources[str(value["source"])].location
+        return {key: place_sources(item, sources) for key, item in value.items()}
+    if isinstance(value, list):
+        return [place_sources(item, sources) for item in value]
+    return value
+
+
+def gather_sources(recipe: Recipe, project: Project) -> Sources:
+    """Digest everything that `recipe` names. Raises DataError where the weights or the network are not there."""
+    code_folder = project.code_folder(recipe)
+    code = {
+        f"code/{path.relative_to(code_folder).as_posix()}": Source(sha256_file(path), str(path))
+        for path in sorted(code_folder.rglob("*.py"))
+    }
+    files = {}
+    for label, path in (("weights", recipe.weights_path(project)), ("onnx", recipe.onnx_path(project))):
+        if path is not None:
+            files[label] = Source(_digest_of_file(path, label, recipe), str(path))
+    arguments = {}
+    parts = [("data", recipe.data.arguments), ("model", recipe.model.arguments)]
+    if not isinstance(recipe.metric, str):
+        parts.append(("metric", recipe.metric.arguments))
+    for part, values in parts:
+        for where, text in _strings(f"{part}.arguments", values):
+            path = project.root / text
+            if text.strip() and path.exists():
+                arguments[where] = Source(_digest_of_tree(path) if path.is_dir() else sha256_file(path), text)
+    return Sources(code, files, arguments)
+
+
+def _digest_of_file(path: Path, label: str, recipe: Recipe) -> str:
+    try:
+        return sha256_file(path)
+    except FileNotFoundError:
+        fix = f"put the file there, or correct model.{label} in {recipe.path}"
+        if label == "weights":
+            fix += f"; where the recipe has a train.py: make train RECIPE={recipe.name}"
+        raise DataError(f"{recipe.path}: model.{label}: there is no file {path}", hint=fix) from None
+    except IsADirectoryError:
+        raise DataError(
+            f"{recipe.path}: model.{label}: {path} is a folder", hint=f"name a file in model.{label}"
+        ) from None
+
+
+def _digest_of_tree(folder: Path) -> str:
+    """One digest for a folder: of the relative names and digests of all its files. Hidden files do not count."""
+    files: dict[str, Json] = {
+        path.relative_to(folder).as_posix(): sha256_file(path)
+        for path in sorted(folder.rglob("*"))
+        if path.is_file() and not any(part.startswith(".") for part in path.relative_to(folder).parts)
+    }
+    return sha256_hex(canonical_bytes(files))
+
+
+def _strings(where: str, value: object) -> Iterator[tuple[str, str]]:
+    if isinstance(value, str):
+        yield where, value
+    elif isinstance(value, Mapping):
+        for key, item in value.items():
+            yield from _strings(f"{where}.{key}", item)
+    elif isinstance(value, (list, tuple)):
+        for index, item in enumerate(value):
+            yield from _strings(f"{where}.{index}", item)

@@ -1,0 +1,130 @@
+"""The stages of a build, as one table: what each consumes and produces, and whose versions its result depends on.
+
+Nothing heavy is imported here, so that planning stays quick: `Stage.module` is imported in the process that runs the
+step. Each of those modules has one function `run(step: RunningStep) -> Summary`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+__all__ = ["STAGES", "Stage"]
+
+
+@dataclass(frozen=True)
+class Stage:
+    """What the planner must know of a stage.
+
+    `consumes` and `optional` map an input's name to the artifact kinds that it accepts; `produces` maps an output's
+    name to its kind. `tools` are the distributions whose versions enter the step's key. `keeps_history`: the result
+    tells the chain of steps before it, so their keys enter its own.
+    """
+
+    version: int  # raised whenever the same inputs would give another result
+    module: str
+    produces: Mapping[str, str]
+    consumes: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    optional: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    tools: tuple[str, ...] = ()
+    keeps_history: bool = False
+
+
+def _module(name: str) -> str:
+    return f"enginewright.stages.{name}"
+
+
+_TORCH = ("torch", "numpy", "safetensors")
+_ENGINE: Mapping[str, tuple[str, ...]] = {"engine": ("engine",), "entry": ("engine-entry",)}
+
+STAGES: Mapping[str, Stage] = {
+    "import": Stage(1, _module("import_checkpoint"), {"checkpoint": "checkpoint"}, tools=_TORCH),
+    "import_onnx": Stage(1, _module("import_onnx"), {"exported": "exported"}, tools=("onnx",)),
+    "prune": Stage(
+        1,
+        _module("prune"),
+        {"checkpoint": "checkpoint"},
+        consumes={"checkpoint": ("checkpoint",)},
+        tools=(*_TORCH, "torch-pruning"),
+    ),
+    "recover": Stage(
+        1,
+        _module("recover"),
+        {"checkpoint": "checkpoint", "curve": "curve"},
+        consumes={"checkpoint": ("checkpoint",), "teacher": ("checkpoint",)},
+        tools=_TORCH,
+    ),
+    "export": Stage(
+        1,
+        _module("export"),
+        {"exported": "exported"},
+        consumes={"checkpoint": ("checkpoint",)},
+        tools=(*_TORCH, "onnx", "onnxscript", "onnxruntime"),
+    ),
+    "simplify": Stage(
+        1,
+        _module("simplify"),
+        {"network": "network", "layers": "layers"},
+        consumes={"exported": ("exported",)},
+        tools=("onnx", "onnxsim", "onnxruntime", "numpy"),
+    ),
+    "calibrate": Stage(
+        1,
+        _module("calibrate"),
+        {"scales": "scales"},
+        consumes={"network": ("network",)},
+        tools=("onnx", "onnxruntime", "numpy"),
+    ),
+    "quantize": Stage(
+        1,
+        _module("quantize"),
+        {"quantized": "quantized", "layers": "layers"},
+        consumes={"network": ("network",), "scales": ("scales",)},
+        tools=("onnx", "onnxruntime", "numpy"),
+    ),
+    "compile": Stage(
+        1,
+        _module("compile"),
+        {"engine": "engine", "entry": "engine-entry"},
+        consumes={"network": ("network", "quantized")},
+        tools=("enginewright-runtime",),  # the backend's own version is in the parameter `requires`
+    ),
+    "evaluate": Stage(
+        1,
+        _module("evaluate"),
+        {"evaluation": "evaluation", "outputs": "outputs", "golden": "golden"},
+        consumes=_ENGINE,
+        optional={"reference_outputs": ("outputs",)},
+        tools=("numpy", "enginewright-runtime"),
+    ),
+    "measure": Stage(
+        1,
+        _module("measure"),
+        {"measurement": "measurement"},
+        consumes={
+            **_ENGINE,
+            "reference_engine": ("engine",),
+            "reference_entry": ("engine-entry",),
+            "golden": ("golden",),
+        },
+        tools=("numpy", "enginewright-runtime"),
+    ),
+    "pack": Stage(
+        1,
+        _module("pack"),
+        {"bundle": "bundle", "report_html": "report", "report_markdown": "report", "result": "result"},
+        consumes={
+            **_ENGINE,
+            "network": ("network", "quantized"),
+            "layers": ("layers",),
+            "evaluation": ("evaluation",),
+            "measurement": ("measurement",),
+            "reference_engine": ("engine",),
+            "reference_layers": ("layers",),
+            "reference_evaluation": ("evaluation",),
+            "golden": ("golden",),
+        },
+        tools=("numpy", "jinja2", "enginewright", "enginewright-runtime"),
+        keeps_history=True,
+    ),
+}

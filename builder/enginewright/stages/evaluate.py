@@ -1,0 +1,181 @@
+"""Evaluate: the accuracy of the very engine bytes on the test split, and how near its outputs are to the reference's."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from contextlib import closing
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from enginewright.datasets import Batch, class_names, load_data, load_split
+from enginewright.errors import DataError
+from enginewright.metrics import CONFIDENCE, Classification, Metric, Score, make_metric
+from enginewright.running import Outcome, RunningStep
+from enginewright.signature import Array
+from enginewright_runtime.backends import backend
+from enginewright_runtime.backends.protocol import OpenEngine
+from enginewright_runtime.golden import Golden
+from enginewright_runtime.npz import read_npz, write_npz
+from enginewright_runtime.stats import paired_difference_interval
+
+__all__ = ["GOLDEN_SAMPLES", "GOLDEN_TOLERANCE", "run"]
+
+GOLDEN_SAMPLES = 4
+# As a share of an output's largest magnitude: other hosts of the same kind may round an int8 value the other way, but
+# no engine that is broken comes this near.
+GOLDEN_TOLERANCE = 0.02
+_BATCH = 32
+
+
+def run(step: RunningStep) -> Outcome:
+    description = step.parameters["metric"]
+    data = load_data(step)
+    split = load_split(data, "test", step)
+    reference = read_npz(step.inputs["reference_outputs"].read_bytes()) if "reference_outputs" in step.inputs else None
+    metric = make_metric(description, step.code_folder)
+    comparison = _Comparison()
+    size = split.signature.batch_size(_BATCH)
+    collected: dict[str, list[Array]] = {name: [] for name in split.signature.outputs}
+    golden: Golden | None = None
+    with closing(_open(step)) as engine:
+        done = 0
+        for batch in step.tracked(
+            _whole(split.batches(size), split.signature.batch_size(1)), total=-(-len(split) // size), note="evaluating"
+        ):
+            outputs = engine.run(batch.inputs)
+            _refuse_nan(outputs, done)
+            theirs = (
+                {name: values[done : done + len(batch)] for name, values in reference.items()}
+                if reference is not None
+                else outputs
+            )
+            metric.update(outputs, batch.labels, theirs)
+            comparison.update(outputs, theirs, batch.labels)
+            for name, values in outputs.items():
+                collected[name].append(values)
+            done += len(batch)
+            if golden is None:
+                golden = _golden(engine, batch, split.signature.batch_size(GOLDEN_SAMPLES))
+    if golden is None:
+        raise DataError(
+            f"the test split has fewer samples than the network's batch size of {size}", hint="give more test data"
+        )
+    step.output("golden").write_bytes(golden.to_bytes())
+    step.output("outputs").write_bytes(write_npz({name: np.concatenate(values) for name, values in collected.items()}))
+    score = metric.score()
+    evaluation = _evaluation(metric, score, done, class_names(data), comparison if reference is not None else None)
+    step.output("evaluation").write_text(json.dumps(evaluation))
+    return Outcome({"metric": metric.name, "accuracy": round(score.value, 5), "samples": done})
+
+
+def _open(step: RunningStep) -> OpenEngine:
+    entry = json.loads(step.inputs["entry"].read_bytes())
+    return backend(entry["backend"]).open(step.inputs["engine"].read_bytes(), entry["settings"])
+
+
+def _whole(batches: Iterator[Batch], multiple: int) -> Iterator[Batch]:
+    """Where the network's batch size is fixed, the last samples that do not fill a batch are left out."""
+    return (batch for batch in batches if len(batch) % multiple == 0)
+
+
+def _refuse_nan(outputs: Mapping[str, Array], done: int) -> None:
+    for name, values in outputs.items():
+        if not np.isfinite(values).all():
+            raise DataError(
+                f"the engine's output '{name}' is NaN or infinite on the test samples from {done} on",
+                hint="quantize with another calibration method",
+            )
+
+
+@dataclass
+class _Comparison:
+    """Engine against reference on the same samples, as running sums: nothing is kept."""
+
+    samples: int = 0
+    same: int = 0
+    broken: int = 0
+    fixed: int = 0
+    labelled: bool = True
+    signal: dict[str, float] = field(default_factory=dict)
+    noise: dict[str, float] = field(default_factory=dict)
+
+    def update(self, ours: Mapping[str, Array], theirs: Mapping[str, Array], labels: Array | None) -> None:
+        for name, values in ours.items():
+            expected = theirs[name].astype(np.float64)
+            self.signal[name] = self.signal.get(name, 0.0) + float((expected**2).sum())
+            self.noise[name] = self.noise.get(name, 0.0) + float(((values - expected) ** 2).sum())
+        called, expected_calls = (next(iter(side.values())).argmax(-1) for side in (ours, theirs))
+        self.samples += called.size
+        self.same += int((called == expected_calls).sum())
+        if labels is None or labels.shape != called.shape or labels.dtype.kind not in "iu":
+            self.labelled = False
+            return
+        self.broken += int(((expected_calls == labels) & (called != labels)).sum())
+        self.fixed += int(((expected_calls != labels) & (called == labels)).sum())
+
+    def signal_to_noise_db(self) -> dict[str, float | None]:
+        """None where the outputs are the same to the bit."""
+        return {
+            name: 10 * float(np.log10(self.signal[name] / noise)) if noise > 0 else None
+            for name, noise in self.noise.items()
+        }
+
+
+def _evaluation(
+    metric: Metric, score: Score, samples: int, classes: tuple[str, ...] | None, comparison: _Comparison | None
+) -> dict[str, Any]:
+    labelled = isinstance(metric, Classification) and metric.name != "fidelity"
+    names = (
+        classes
+        if labelled and classes is not None and score.confusion is not None and len(classes) == len(score.confusion)
+        else None
+    )
+    changed = None
+    if comparison is not None and comparison.labelled and labelled:
+        low, high = paired_difference_interval(
+            comparison.broken, comparison.fixed, comparison.samples, confidence=CONFIDENCE
+        )
+        drop = (comparison.broken - comparison.fixed) / comparison.samples
+        changed = {"broken": comparison.broken, "fixed": comparison.fixed, "drop": drop, "interval": [low, high]}
+    return {
+        "format": 1,
+        "metric": metric.name,
+        "samples": samples,
+        "accuracy": score.value,
+        "interval": list(score.interval) if score.interval else None,
+        "confidence": CONFIDENCE,
+        "classes": list(names) if names else None,
+        "confusion": score.confusion.tolist() if labelled and score.confusion is not None else None,
+        "per_class": _per_class(score.confusion, names) if labelled and score.confusion is not None else None,
+        "agreement": comparison.same / comparison.samples
+        if comparison and isinstance(metric, Classification)
+        else None,
+        "signal_to_noise_db": comparison.signal_to_noise_db() if comparison else None,
+        "changed": changed,
+    }
+
+
+def _per_class(confusion: npt.NDArray[np.int64], names: tuple[str, ...] | None) -> list[dict[str, Any]]:
+    samples = confusion.sum(1)
+    return [
+        {
+            "name": names[index] if names else str(index),
+            "samples": int(samples[index]),
+            "accuracy": float(confusion[index, index] / samples[index]) if samples[index] else None,
+        }
+        for index in range(len(confusion))
+    ]
+
+
+def _golden(engine: OpenEngine, batch: Batch, size: int) -> Golden:
+    """A few real inputs with this engine's outputs: what every session on a device can check itself with."""
+    inputs = {name: values[:size] for name, values in batch.inputs.items()}
+    outputs = engine.run(inputs)
+    tolerances = {
+        name: np.asarray(GOLDEN_TOLERANCE * max(float(np.abs(values).max()), 1e-6)) for name, values in outputs.items()
+    }
+    return Golden(inputs, outputs, tolerances)

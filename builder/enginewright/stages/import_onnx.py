@@ -1,0 +1,59 @@
+"""Import of a network that comes as ONNX: checked, and its inputs and outputs compared with what the recipe says."""
+
+from __future__ import annotations
+
+import numpy as np
+import onnx
+from google.protobuf.message import DecodeError
+from onnx import numpy_helper
+
+from enginewright.errors import DataError
+from enginewright.running import Outcome, RunningStep
+from enginewright.signature import Signature
+
+__all__ = ["run"]
+
+
+def run(step: RunningStep) -> Outcome:
+    path = step.inputs["onnx"]
+    try:
+        network = onnx.load(path)
+        onnx.checker.check_model(network, full_check=True)
+    except (DecodeError, onnx.checker.ValidationError, onnx.shape_inference.InferenceError, OSError) as error:
+        raise DataError(
+            f"{path} is not a valid ONNX network: {str(error).splitlines()[0]}", hint="export it again"
+        ) from error
+    _check_signature(network, Signature.from_json(step.parameters["model"]))
+    for tensor in network.graph.initializer:
+        values = numpy_helper.to_array(tensor)
+        if values.dtype.kind == "f" and not np.isfinite(values).all():
+            raise DataError(
+                f"{path}: the weight '{tensor.name}' holds NaN or infinity", hint="export an earlier checkpoint"
+            )
+    onnx.save(network, step.output("exported"))
+    return Outcome({"operators": len(network.graph.node), "opset": network.opset_import[0].version})
+
+
+def _check_signature(network: onnx.ModelProto, signature: Signature) -> None:
+    """The recipe names the network's inputs and outputs; both must agree, so that data and sessions fit."""
+    weights = {tensor.name for tensor in network.graph.initializer}
+    inputs = {value.name: value for value in network.graph.input if value.name not in weights}
+    if set(inputs) != set(signature.inputs):
+        raise DataError(
+            f"the network's inputs are {sorted(inputs)}, the recipe's are {sorted(signature.inputs)}",
+            hint="correct model.inputs",
+        )
+    outputs = tuple(value.name for value in network.graph.output)
+    if outputs != signature.outputs:
+        raise DataError(
+            f"the network's outputs are {list(outputs)}, the recipe's are {list(signature.outputs)}",
+            hint="correct model.outputs",
+        )
+    for name, spec in signature.inputs.items():
+        dims = [dim.dim_value or dim.dim_param or "?" for dim in inputs[name].type.tensor_type.shape.dim]
+        differ = [mine != theirs for mine, theirs in zip(spec.shape, dims, strict=False) if isinstance(theirs, int)]
+        if len(dims) != len(spec.shape) or any(differ):
+            raise DataError(
+                f"the network's input '{name}' has the shape {dims}, the recipe says {list(spec.shape)}",
+                hint="correct model.inputs",
+            )

@@ -1,0 +1,161 @@
+"""Pack: everything that was made and measured becomes one verified bundle and its report, and the budgets get their
+verdict.
+"""
+
+from __future__ import annotations
+
+import importlib.metadata
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from enginewright.errors import StepFailed
+from enginewright.report import render_html, render_markdown
+from enginewright.report.artifacts import NetworkArtifacts, report_data_from_artifacts
+from enginewright.running import Outcome, RunningStep
+from enginewright_runtime import open as open_bundle
+from enginewright_runtime.backends import backend
+from enginewright_runtime.budget import Evidence, Finding, judge, overall
+from enginewright_runtime.bundle import read_bundle, write_bundle
+from enginewright_runtime.errors import NotEnoughSamples
+from enginewright_runtime.golden import read_golden
+from enginewright_runtime.manifest import BuildStep, EngineEntry, Manifest
+from enginewright_runtime.measure import Measurement
+from enginewright_runtime.stats import percentile
+
+__all__ = ["run"]
+
+RESULT_FORMAT = 1  # 1: first
+_SIDES = ("reference", "engine")
+
+
+def run(step: RunningStep) -> Outcome:
+    parameters = step.parameters
+    measurement = Measurement.from_bytes(step.inputs["measurement"].read_bytes())
+    evaluations = {"reference": _json(step, "reference_evaluation"), "engine": _json(step, "evaluation")}
+    layers = {"reference": _json(step, "reference_layers"), "engine": _json(step, "layers")}
+    sizes = {
+        "reference": step.inputs["reference_engine"].stat().st_size,
+        "engine": step.inputs["engine"].stat().st_size,
+    }
+    findings = judge(
+        parameters["budget"],
+        Evidence(
+            sessions_ns=measurement.sessions_ns("engine"),
+            size_bytes=sizes["engine"],
+            peak_memory_bytes=measurement.peak_rss_bytes("engine"),
+            accuracy_drop=evaluations["reference"]["accuracy"] - evaluations["engine"]["accuracy"],
+        ),
+    )
+    result = _result(findings, evaluations, layers, sizes, measurement)
+    report = report_data_from_artifacts(
+        name=parameters["name"],
+        summary=parameters["summary"],
+        target=parameters["target"],
+        target_summary=parameters["target_summary"],
+        recipe=parameters["recipe"],
+        findings=findings,
+        steps=step.history,
+        versions=_versions(step),
+        measurement=measurement,
+        **{side: NetworkArtifacts(sizes[side], evaluations[side], layers[side]) for side in _SIDES},
+    )
+    page = render_html(report)
+    step.output("report_html").write_text(page, encoding="utf-8")
+    step.output("report_markdown").write_text(render_markdown(report), encoding="utf-8")
+    step.output("result").write_text(json.dumps(result))
+    _write_bundle(step, measurement, result, page)
+    _check_bundle(step)
+    return Outcome({"verdict": result["verdict"], "bytes": step.output("bundle").stat().st_size})
+
+
+def _json(step: RunningStep, name: str) -> Any:
+    return json.loads(step.inputs[name].read_bytes())
+
+
+def _result(
+    findings: Sequence[Finding],
+    evaluations: Mapping[str, Any],
+    layers: Mapping[str, Any],
+    sizes: Mapping[str, int],
+    measurement: Measurement,
+) -> dict[str, Any]:
+    """What `enginewright build` prints: the verdict and both sides' figures."""
+    latency: dict[str, dict[str, float | None]] = {}
+    for side in _SIDES:
+        pooled = [sample for session in measurement.sessions_ns(side) for sample in session]
+        latency[side] = {"p50": _percentile(pooled, 50), "p99": _percentile(pooled, 99)}
+    return {
+        "format": RESULT_FORMAT,
+        "verdict": overall(findings).value,
+        "findings": [finding.to_json() for finding in findings],
+        "accuracy": {
+            "metric": evaluations["engine"]["metric"],
+            **{side: evaluations[side]["accuracy"] for side in _SIDES},
+        },
+        "latency_ns": latency,
+        "size_bytes": dict(sizes),
+        "macs": {side: sum(layer["macs"] for layer in layers[side]["layers"]) for side in _SIDES},
+    }
+
+
+def _percentile(samples: Sequence[int], percent: float) -> float | None:
+    """None where the samples cannot carry it: what was not measured is not printed."""
+    try:
+        return percentile(samples, percent)
+    except NotEnoughSamples:
+        return None
+
+
+def _versions(step: RunningStep) -> dict[str, str]:
+    """Every tool that any step of the chain depended on, with the version that it had then."""
+    versions = {name: version for record in step.history for name, version in record.ingredients.tools.items()}
+    versions["enginewright"] = importlib.metadata.version("enginewright")
+    return dict(sorted(versions.items()))
+
+
+def _write_bundle(step: RunningStep, measurement: Measurement, result: Mapping[str, Any], page: str) -> None:
+    parameters = step.parameters
+    engine = step.inputs["engine"].read_bytes()
+    described = _json(step, "entry")
+    entry = EngineEntry(**described, path=f"engines/{described['fingerprint']}/engine")
+    opened = backend(entry.backend).open(engine, entry.settings)
+    manifest = Manifest(
+        name=parameters["name"],
+        target=parameters["target"],
+        inputs=opened.inputs,
+        outputs=opened.outputs,
+        budget=parameters["budget"],
+        accuracy={side: result["accuracy"][side] for side in _SIDES},
+        host=measurement.host,
+        versions=_versions(step),
+        engines=(entry,),
+        recipe=parameters["recipe"],
+        steps=tuple(BuildStep(record.name, record.key) for record in step.history),
+    )
+    opened.close()
+    write_bundle(
+        step.output("bundle"),
+        manifest,
+        {
+            "model.onnx": step.inputs["network"].read_bytes(),
+            entry.path: engine,
+            "golden.npz": step.inputs["golden"].read_bytes(),
+            f"measurements/{entry.fingerprint}.json": measurement.to_bytes(),
+            "report.html": page.encode(),
+        },
+    )
+
+
+def _check_bundle(step: RunningStep) -> None:
+    """Open what was packed as a vehicle would, and run its golden inputs."""
+    path = step.output("bundle")
+    golden = read_golden(read_bundle(path))
+    with open_bundle(path) as session:
+        agreements = golden.compare(session.run(golden.inputs))
+    for agreement in agreements:
+        if not agreement.agrees:
+            raise StepFailed(
+                f"the packed engine gives '{agreement.name}' off by {agreement.largest_difference:.3g}, "
+                f"more than {agreement.tolerance:.3g}: it is not the engine that was evaluated"
+            )

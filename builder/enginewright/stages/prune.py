@@ -1,0 +1,223 @@
+"""Prune: whole channels leave the network until the requested share of its multiply-accumulates is gone.
+
+Torch-Pruning's dependency graph (Fang et al., DepGraph, CVPR 2023) says which channels belong together; group
+importance is the magnitude of the weights (Li et al. 2017) or the first-order Taylor term (Molchanov et al. 2019),
+whose gradients come from training samples. The pruning ratio is found by bisection on the multiply-accumulates that are
+counted on the pruned network itself, since a ratio of channels says little about them.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from enginewright.checkpoint import Kept, cut_down, load_checkpoint, make_network, save_checkpoint
+from enginewright.datasets import load_data, load_split
+from enginewright.errors import DataError
+from enginewright.networks import count_macs, outputs_of, to_tensors
+from enginewright.running import Outcome, RunningStep
+from enginewright.signature import Signature
+
+if TYPE_CHECKING:
+    from torch import nn
+
+__all__ = ["TOLERANCE", "run"]
+
+TOLERANCE = 0.02  # how far the reached share of removed multiply-accumulates may be from the requested one
+_BISECTIONS = 16
+_BATCH = 32
+_MOST_OF_A_LAYER = 0.9  # no layer disappears altogether
+
+
+@dataclass(frozen=True)
+class Pruned:
+    """A pruned copy: `kept` holds the channels of each changed module that remain, as indices into the network before."""
+
+    network: nn.Module
+    kept: Mapping[str, Kept]
+    removed: float  # share of the multiply-accumulates
+
+
+def run(step: RunningStep) -> Outcome:
+    parameters = step.parameters
+    signature = Signature.from_json(parameters["model"])
+    state, architecture = load_checkpoint(step.inputs["checkpoint"])
+    network = make_network(parameters["model"], step.code_folder, state, architecture)
+    _check_kept(network, parameters["keep"])
+    if parameters["importance"] == "taylor":
+        _accumulate_gradients(network, signature, step)
+    before = count_macs(network, signature)
+    pruned = _search(network, signature, before, step)
+    _check_rebuilds(network, pruned)
+    kept = _composed(architecture, pruned.kept)
+    save_checkpoint(step.output("checkpoint"), pruned.network.state_dict(), kept)
+    return Outcome(
+        {"macs_before": before, "macs": count_macs(pruned.network, signature), "removed": round(pruned.removed, 4)}
+    )
+
+
+def _check_kept(network: nn.Module, names: list[str]) -> None:
+    modules = [name for name, _ in network.named_modules() if name]
+    for name in names:
+        if name not in modules:
+            raise DataError(
+                f"prune.keep names '{name}', which is no module of the network",
+                hint=f"its modules are: {', '.join(modules[:12])}, ...",
+            )
+
+
+def _accumulate_gradients(network: nn.Module, signature: Signature, step: RunningStep) -> None:
+    """Gradients of the classification loss over training samples, summed into the parameters' `.grad`."""
+    import torch
+    from torch.nn.functional import cross_entropy
+
+    split = load_split(load_data(step), "train", step)
+    wanted = step.parameters["samples"]
+    # Spread over the whole split: data sets are often sorted by class.
+    order = torch.randperm(len(split), generator=torch.Generator().manual_seed(0))[:wanted].tolist()
+    total = -(-len(order) // _BATCH)
+    for batch in step.tracked(split.batches(_BATCH, order=order), total=total, note="importance"):
+        if batch.labels is None or batch.labels.dtype.kind not in "iu":
+            raise DataError(
+                "importance 'taylor' needs integer class labels in the train split", hint="use importance: magnitude"
+            )
+        outputs = outputs_of(network, to_tensors(batch.inputs), signature)
+        loss = cross_entropy(next(iter(outputs.values())), torch.from_numpy(batch.labels).long(), reduction="sum")
+        loss.backward()  # type: ignore[no-untyped-call]  # torch's stubs leave it untyped
+
+
+def _search(network: nn.Module, signature: Signature, before: int, step: RunningStep) -> Pruned:
+    """Bisect the channel ratio until the removed share of multiply-accumulates is the requested one."""
+    wanted = step.parameters["macs"]
+    low, high = 0.0, 1.0
+    best: Pruned | None = None
+    for attempt in range(_BISECTIONS):
+        step.progress(attempt, _BISECTIONS, "searching the ratio")
+        ratio = (low + high) / 2
+        candidate, kept = _pruned(network, signature, ratio, step.parameters)
+        removed = 1 - count_macs(candidate, signature) / before
+        if best is None or abs(removed - wanted) < abs(best.removed - wanted):
+            best = Pruned(candidate, kept, removed)
+        if abs(removed - wanted) < TOLERANCE / 4:
+            break
+        low, high = (ratio, high) if removed < wanted else (low, ratio)
+    assert best is not None
+    if abs(best.removed - wanted) > TOLERANCE:
+        raise DataError(
+            f"pruning cannot remove {wanted:.0%} of the multiply-accumulates: the nearest reached is {best.removed:.1%}",
+            hint="lower prune.round_to, keep fewer modules, or ask for what was reached",
+        )
+    step.progress(_BISECTIONS, _BISECTIONS, f"{best.removed:.1%} removed")
+    return best
+
+
+def _pruned(
+    network: nn.Module, signature: Signature, ratio: float, parameters: Mapping[str, Any]
+) -> tuple[nn.Module, dict[str, Kept]]:
+    """A copy of the network with `ratio` of its channels gone, the least important first, over all layers together."""
+    import torch_pruning
+
+    candidate = copy.deepcopy(network)
+    for mine, theirs in zip(candidate.parameters(), network.parameters(), strict=True):
+        mine.grad = None if theirs.grad is None else theirs.grad.clone()
+    importance = {
+        "taylor": torch_pruning.importance.GroupTaylorImportance,
+        "magnitude": torch_pruning.importance.GroupMagnitudeImportance,
+    }[parameters["importance"]]()
+    modules = dict(candidate.named_modules())
+    pruner = torch_pruning.pruner.BasePruner(
+        candidate,
+        tuple(to_tensors(signature.example(batch=1)).values()),
+        importance=importance,
+        global_pruning=True,
+        pruning_ratio=ratio,
+        max_pruning_ratio=_MOST_OF_A_LAYER,
+        round_to=parameters["round_to"],
+        ignored_layers=[modules[name] for name in parameters["keep"]],
+    )
+    kept = _Kept(candidate)
+    for group in pruner.step(interactive=True):
+        for dependency, channels in group:
+            kept.remove(
+                dependency.target.module, channels, outputs=pruner.DG.is_out_channel_pruning_fn(dependency.handler)
+            )
+        group.prune()
+    candidate.zero_grad(set_to_none=True)
+    return candidate.eval(), kept.channels()
+
+
+class _Kept:
+    """Follows which channels of each module remain while groups are pruned one after the other."""
+
+    def __init__(self, network: nn.Module) -> None:
+        self._paths = {module: path for path, module in network.named_modules()}
+        self._inputs: dict[str, list[int]] = {}
+        self._outputs: dict[str, list[int]] = {}
+
+    def remove(self, module: nn.Module, channels: list[int], *, outputs: bool) -> None:
+        """`channels` are indices into what the module has now."""
+        path = self._paths.get(module)
+        if path is None:
+            return  # an operation of the graph (an addition, a reshape), which has no weights
+        side, size = (self._outputs, _outputs(module)) if outputs else (self._inputs, _inputs(module))
+        gone = set(channels)
+        before = side.get(path, list(range(size)))
+        side[path] = [channel for position, channel in enumerate(before) if position not in gone]
+
+    def channels(self) -> dict[str, Kept]:
+        return {
+            path: Kept(_tuple(self._inputs.get(path)), _tuple(self._outputs.get(path)))
+            for path in sorted({*self._inputs, *self._outputs})
+        }
+
+
+def _outputs(module: Any) -> int:
+    for name in ("out_channels", "out_features", "num_features", "num_parameters"):
+        if hasattr(module, name):
+            return int(getattr(module, name))
+    raise DataError(
+        f"a {type(module).__name__} cannot be pruned", hint="add it, and what shares its channels, to prune.keep"
+    )
+
+
+def _inputs(module: Any) -> int:
+    for name in ("in_channels", "in_features"):
+        if hasattr(module, name):
+            return int(getattr(module, name))
+    return _outputs(module)
+
+
+def _tuple(channels: list[int] | None) -> tuple[int, ...] | None:
+    return None if channels is None else tuple(channels)
+
+
+def _composed(before: Mapping[str, Kept], now: Mapping[str, Kept]) -> dict[str, Kept]:
+    """Kept channels as indices into the network of the factory, where it had been pruned before."""
+
+    def side(old: tuple[int, ...] | None, new: tuple[int, ...] | None) -> tuple[int, ...] | None:
+        if old is None or new is None:
+            return old if new is None else new
+        return tuple(old[channel] for channel in new)
+
+    paths = sorted({*before, *now})
+    pairs = {path: (before.get(path, Kept()), now.get(path, Kept())) for path in paths}
+    return {
+        path: Kept(side(old.inputs, new.inputs), side(old.outputs, new.outputs)) for path, (old, new) in pairs.items()
+    }
+
+
+def _check_rebuilds(network: nn.Module, pruned: Pruned) -> None:
+    """The kept channels must say it all: cutting the network down by them gives the very weights of the pruned one."""
+    import torch
+
+    rebuilt = copy.deepcopy(network)
+    cut_down(rebuilt, pruned.kept)
+    ours, theirs = rebuilt.state_dict(), pruned.network.state_dict()
+    differing = [name for name in theirs if name not in ours or not torch.equal(ours[name], theirs[name])]
+    if differing:
+        raise DataError(
+            f"the pruned network cannot be described by its kept channels: {', '.join(differing[:4])} differ",
+            hint="add these modules, and what shares their channels, to prune.keep",
+        )

@@ -1,0 +1,48 @@
+"""Quantize: Q/DQ nodes into the network, in the dialect that the target's backend wants, and the signal to noise that
+each layer keeps.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
+
+import onnx
+
+from enginewright.datasets import load_data, load_split
+from enginewright.graph.dialects import DIALECTS
+from enginewright.graph.fidelity import signal_to_noise
+from enginewright.graph.layers import layers, layers_to_json
+from enginewright.graph.qdq import quantize
+from enginewright.graph.ranges import Scales
+from enginewright.running import Outcome, RunningStep
+from enginewright.signature import Array
+
+__all__ = ["run"]
+
+_COMPARED_SAMPLES = 64
+_BATCH = 16
+
+
+def run(step: RunningStep) -> Outcome:
+    name, keep_float = step.parameters["dialect"], step.parameters["keep_float"]
+    network = onnx.load(step.inputs["network"])
+    scales = Scales.from_json(json.loads(step.inputs["scales"].read_bytes()))
+    quantized = quantize(network, scales, DIALECTS[name], keep_float=tuple(str(pattern) for pattern in keep_float))
+    onnx.save(quantized, step.output("quantized"))
+    split = load_split(load_data(step), "calibration", step)
+
+    def batches() -> Iterator[Mapping[str, Array]]:
+        order = range(min(_COMPARED_SAMPLES, len(split)))
+        for batch in split.batches(split.signature.batch_size(_BATCH), order=order):
+            yield batch.inputs
+
+    noise = signal_to_noise(network, quantized, batches())
+    table = [replace(layer, snr_db=noise.get(layer.name)) for layer in layers(quantized)]
+    step.output("layers").write_text(json.dumps(layers_to_json(table)))
+    integer = sum(layer.precision == "int8" for layer in table)
+    worst = min(noise.values(), default=None)
+    return Outcome(
+        {"dialect": name, "int8_layers": integer, "float_layers": len(table) - integer, "lowest_snr_db": worst}
+    )

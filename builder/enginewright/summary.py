@@ -1,0 +1,139 @@
+"""What commands print of a plan and of a build: short tables for people, plain data for machines. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from enginewright.build import BuildResult, Job
+from enginewright.freshness import Freshness
+
+__all__ = ["build_json", "build_table", "plan_json", "plan_table", "why_text"]
+
+_MIB = 2**20
+
+
+def build_json(result: BuildResult) -> dict[str, Any]:
+    """The object that `enginewright build --json` prints."""
+    content = result.result
+    return {
+        "bundle": str(result.deliveries["bundle"]),
+        "report": str(result.deliveries["report_html"]),
+        "verdict": content["verdict"],
+        "findings": content["findings"],
+        "steps": [
+            {"name": step.name, "key": step.record.key, "status": step.status, "seconds": step.record.seconds}
+            for step in result.steps
+        ],
+        "accuracy": content["accuracy"],
+        "latency_ns": content["latency_ns"],
+        "size_bytes": content["size_bytes"],
+        "macs": content["macs"],
+        "warnings": [f"{step.name}: {text}" for step in result.steps for text in step.record.warnings],
+    }
+
+
+def build_table(job: Job, result: BuildResult) -> str:
+    """Reference against engine, the findings of the budget, the verdict and the paths."""
+    content = result.result
+    rows = [("", "reference", "engine", "")]
+    accuracy = content["accuracy"]
+    change = (accuracy["engine"] - accuracy["reference"]) * 100
+    rows.append(
+        (
+            f"accuracy ({accuracy['metric']})",
+            f"{accuracy['reference']:.2%}",
+            f"{accuracy['engine']:.2%}",
+            f"{change:+.2f} points",
+        )
+    )
+    for percentile in ("p50", "p99"):
+        old, new = (content["latency_ns"][name][percentile] for name in ("reference", "engine"))
+        if old is not None and new is not None:
+            rows.append(
+                (f"latency {percentile}", f"{old / 1e6:.3f} ms", f"{new / 1e6:.3f} ms", f"{old / new:.2f} times faster")
+            )
+    rows.append(_ratio_row("size", content["size_bytes"], _MIB, "MiB", "smaller"))
+    rows.append(_ratio_row("MACs", content["macs"], 1e6, "M", "fewer"))
+    reused = sum(step.status == "reused" for step in result.steps)
+    lines = [
+        f"{job.recipe.name} for {job.target.name}: {len(result.steps) - reused} steps built, {reused} reused",
+        "",
+        *_table(rows),
+        "",
+    ]
+    if content["findings"]:
+        lines += [f"  {finding['verdict']:<13} {finding['sentence']}" for finding in content["findings"]]
+    else:
+        lines.append("  no budget is set: nothing to judge")
+    lines += [f"verdict: {content['verdict']}{_MEANING.get(content['verdict'], '')}"]
+    lines += [f"  warning: {step.name}: {text}" for step in result.steps for text in step.record.warnings]
+    lines += ["", *(str(path) for path in result.deliveries.values())]
+    return "\n".join(lines)
+
+
+_MEANING = {
+    "INCONCLUSIVE": " (the samples decide neither way: this machine is noisy, or the budget close; --strict makes this exit 4)"
+}
+
+
+def plan_json(found: Sequence[Freshness]) -> dict[str, Any]:
+    """The object that `enginewright plan --json` and `why --json` print."""
+    return {
+        "steps": [
+            {
+                "name": item.step.name,
+                "stage": item.step.stage,
+                "key": item.ingredients.key if item.ingredients else None,
+                "status": item.status,
+                "reasons": list(item.reasons),
+            }
+            for item in found
+        ]
+    }
+
+
+def plan_table(found: Sequence[Freshness]) -> str:
+    """One line a step: its status, the time that it took or the first reason why it will run."""
+    lines = []
+    for item in found:
+        more = f" (and {len(item.reasons) - 1} more: enginewright why)" if len(item.reasons) > 1 else ""
+        detail = f"took {item.record.seconds:.1f} s" if item.record else f"{item.reasons[0]}{more}"
+        lines.append(f"{item.step.name:<22} {item.status:<8} {detail}")
+    return "\n".join(lines)
+
+
+def why_text(found: Sequence[Freshness]) -> str:
+    """Every reason of every step that would run."""
+    stale = [item for item in found if item.record is None]
+    if not stale:
+        return "nothing changed: every step is reused"
+    lines = []
+    for item in stale:
+        lines.append(f"{item.step.name}:")
+        lines += [f"  {reason}" for reason in item.reasons]
+    return "\n".join(lines)
+
+
+def _ratio_row(
+    word: str, pair: Mapping[str, float], unit: float, name: str, comparison: str
+) -> tuple[str, str, str, str]:
+    old, new = pair["reference"], pair["engine"]
+    return (
+        word,
+        f"{old / unit:.2f} {name}",
+        f"{new / unit:.2f} {name}",
+        f"{old / new:.2f} times {comparison}" if new else "",
+    )
+
+
+def _table(rows: Sequence[tuple[str, ...]]) -> list[str]:
+    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
+    return [
+        "  "
+        + "  ".join(
+            cell.ljust(width) if column == 0 else cell.rjust(width)
+            for column, (cell, width) in enumerate(zip(row, widths, strict=True))
+        )
+        for row in rows
+    ]

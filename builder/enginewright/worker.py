@@ -1,0 +1,200 @@
+"""Runs one step, alone, from its spec and a store: `python -m enginewright.worker < spec.json`.
+
+The spec is one line of JSON on standard input, which then stays open: when it closes, whoever asked is gone, and so is
+this process. Events go to standard output as JSON lines; whatever the recipe's own code prints goes to standard error.
+No live object passes between steps.
+"""
+
+from __future__ import annotations
+
+import errno
+import importlib
+import json
+import os
+import sys
+import threading
+import time
+import traceback
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TextIO
+
+from enginewright.errors import DataError, NoSpace, StoreError
+from enginewright.record import Ingredients, Record
+from enginewright.running import Outcome, RunningStep
+from enginewright.sources import Source, place_sources
+from enginewright.stages import STAGES
+from enginewright.store import Store
+from enginewright_runtime.canonical import Json, sha256_file
+from enginewright_runtime.errors import EnginewrightError
+from enginewright_runtime.exit_codes import ExitCode
+
+__all__ = ["Spec", "run_step"]
+
+Tell = Callable[[Mapping[str, Json]], None]
+
+
+@dataclass(frozen=True)
+class Spec:
+    """Everything that a process needs to run one step. `locations` says where each source lies on this computer."""
+
+    name: str
+    ingredients: Ingredients
+    locations: Mapping[str, str]
+    store: Path
+    project: Path
+    code_folder: Path
+
+    def to_json(self) -> dict[str, Json]:
+        return {
+            "name": self.name,
+            "ingredients": self.ingredients.to_json(),
+            "locations": dict(self.locations),
+            "store": str(self.store),
+            "project": str(self.project),
+            "code_folder": str(self.code_folder),
+        }
+
+    @classmethod
+    def from_json(cls, content: Mapping[str, Any]) -> Spec:
+        return cls(
+            name=content["name"],
+            ingredients=Ingredients(**content["ingredients"]),
+            locations=content["locations"],
+            store=Path(content["store"]),
+            project=Path(content["project"]),
+            code_folder=Path(content["code_folder"]),
+        )
+
+
+def run_step(spec: Spec, *, tell: Tell) -> Record:
+    """Run the step unless its record is there by the time its lock is held. Returns the record, which is in the store."""
+    store = Store(spec.store)
+    key = spec.ingredients.key
+    waiting: Mapping[str, Json] = {"event": "waiting", "text": "another build is doing this step"}
+    with store.in_use(), store.lock(key, on_wait=lambda: tell(waiting)):
+        record = store.record(key)
+        if record and not record.provisional and not any(store.damage(item) for item in record.outputs.values()):
+            tell({"event": "reused"})
+            return record
+        with store.writing():
+            return _run(spec, store, tell)
+
+
+def _run(spec: Spec, store: Store, tell: Tell) -> Record:
+    ingredients = spec.ingredients
+    stage = STAGES[ingredients.stage]
+    staging = store.staging(ingredients.key)
+    staging.mkdir(parents=True, exist_ok=True)
+    warnings: list[str] = []
+
+    def tell_and_keep(event: Mapping[str, Json]) -> None:
+        if event["event"] == "warning":
+            warnings.append(str(event["text"]))
+        tell(event)
+
+    sources = {label: Source(digest, spec.locations[label]) for label, digest in ingredients.sources.items()}
+    parameters = place_sources(dict(ingredients.parameters), sources)
+    assert isinstance(parameters, dict)
+    step = RunningStep(
+        name=spec.name,
+        parameters=parameters,
+        inputs={
+            **_inputs(store, ingredients),
+            **{label: Path(sources[label].location) for label in ("weights", "onnx") if label in sources},
+        },
+        staging=staging,
+        code_folder=spec.code_folder,
+        tell=tell_and_keep,
+        history=tuple(_recorded(store, key) for key in ingredients.history.values()),
+    )
+    started = time.perf_counter()
+    outcome: Outcome = importlib.import_module(stage.module).run(step)
+    _refuse_changed(sources)
+    outputs = {name: store.add(step.output(name), kind=kind) for name, kind in stage.produces.items()}
+    seconds = time.perf_counter() - started
+    record = Record(spec.name, ingredients, outputs, seconds, outcome.summary, tuple(warnings), outcome.provisional)
+    store.write_record(record)
+    return record
+
+
+def _inputs(store: Store, ingredients: Ingredients) -> dict[str, Path]:
+    paths = {name: store.object_path(digest) for name, digest in ingredients.inputs.items()}
+    for name, path in paths.items():
+        if not path.exists() or sha256_file(path) != ingredients.inputs[name]:
+            raise StoreError(
+                f"the input '{name}' in the store is missing or damaged: {path}", hint="build again: it will be remade"
+            )
+    return paths
+
+
+def _recorded(store: Store, key: str) -> Record:
+    record = store.record(key)
+    if record is None:
+        raise StoreError(
+            f"the record of an earlier step is gone from the store: {key}", hint="build again: it will be remade"
+        )
+    return record
+
+
+def _refuse_changed(sources: Mapping[str, Source]) -> None:
+    """A source that was edited while the step ran would be stored under the key of what it was before."""
+    for label, source in sources.items():
+        path = Path(source.location)
+        if path.is_file() and sha256_file(path) != source.digest:
+            raise DataError(f"{path} ({label}) changed while the step was using it", hint="build again")
+
+
+def main() -> int:
+    """Run the step whose spec comes on standard input; tell events on what was standard output."""
+    events = os.fdopen(os.dup(1), "w", encoding="utf-8", buffering=1)
+    os.dup2(2, 1)  # what the recipe's code prints must not end up between the events
+    spec = Spec.from_json(json.loads(sys.stdin.readline()))
+    threading.Thread(target=_leave_with_parent, daemon=True).start()
+    os.chdir(spec.project)
+    try:
+        record = run_step(spec, tell=lambda event: _write(events, event))
+    except KeyboardInterrupt:
+        return ExitCode.INTERRUPTED
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            return _fail(events, error)
+        return _fail(
+            events,
+            NoSpace(
+                f"no space left on the disk: {error.filename or spec.store}", hint="free some space and build again"
+            ),
+        )
+    except Exception as error:  # the boundary of the process: told to the parent, never dropped
+        return _fail(events, error)
+    _write(events, {"event": "done", "key": record.key})
+    return ExitCode.OK
+
+
+def _fail(events: TextIO, error: Exception) -> int:
+    ours = not isinstance(error, EnginewrightError)
+    event: dict[str, Json] = {
+        "event": "failed",
+        "type": type(error).__name__,
+        "message": error.message if isinstance(error, EnginewrightError) else f"{type(error).__name__}: {error}",
+        "hint": error.hint if isinstance(error, EnginewrightError) else "",
+        "traceback": "".join(traceback.format_exception(error)) if ours else getattr(error, "traceback", ""),
+    }
+    _write(events, event)
+    return ExitCode.BUG if ours else ExitCode.USAGE
+
+
+def _write(events: TextIO, event: Mapping[str, Json]) -> None:
+    events.write(json.dumps(event) + "\n")
+    events.flush()
+
+
+def _leave_with_parent() -> None:
+    """Standard input ends when the parent is gone, even where it was killed. Then nobody waits for this step."""
+    sys.stdin.read()
+    os._exit(ExitCode.INTERRUPTED)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

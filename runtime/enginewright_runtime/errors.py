@@ -1,0 +1,79 @@
+"""Every error that the runtime raises on purpose.
+
+::
+
+    EnginewrightError
+    ├── BundleError             not a bundle, cut short, or altered
+    │   └── ManifestError       the bundle's manifest breaks a rule
+    ├── NoEngineFits            no engine of the bundle runs on this machine
+    ├── InputError              wrong input names, shapes or dtypes
+    ├── BackendMissing          the library that runs the engine is not installed
+    ├── EngineError             a backend refused to compile, open or run an engine
+    ├── NotEnoughSamples        the samples cannot carry the statistic that was asked for
+    └── MeasurementError        a measurement could not be taken or read
+
+Anything else that escapes is a bug of ours.
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+from enginewright_runtime.exit_codes import ExitCode
+
+
+class EnginewrightError(Exception):
+    """A mistake or a misfortune that has a name: what happened, where, and how to mend it.
+
+    >>> print(EnginewrightError("x.npz has no array 'image'", hint="name the arrays after the inputs"))
+    x.npz has no array 'image'
+      fix: name the arrays after the inputs
+    """
+
+    exit_code: ClassVar[ExitCode] = ExitCode.USAGE
+
+    def __init__(self, message: str, *, hint: str = "") -> None:
+        super().__init__(message)
+        self.message = message
+        self.hint = hint
+
+    def __str__(self) -> str:
+        return f"{self.message}\n  fix: {self.hint}" if self.hint else self.message
+
+
+class BundleError(EnginewrightError):
+    """The file is not a bundle, was cut short, or was altered. Nothing of it was used."""
+
+
+class ManifestError(BundleError):
+    """The bundle's manifest breaks a rule of its format."""
+
+
+class NoEngineFits(EnginewrightError):  # noqa: N818 - the name says what happened
+    """No engine of the bundle runs on this machine; the message gives the reason for each."""
+
+    exit_code = ExitCode.INCONCLUSIVE
+
+
+class InputError(EnginewrightError):
+    """The inputs have the wrong names, shapes or dtypes; the message says what was expected and what came."""
+
+
+class BackendMissing(EnginewrightError):  # noqa: N818 - the name says what happened
+    """The library that runs this kind of engine is not installed; the hint names the extra to install."""
+
+
+class EngineError(EnginewrightError):
+    """A backend refused to compile, open or run an engine; the message keeps the backend's own words."""
+
+
+class NotEnoughSamples(EnginewrightError):  # noqa: N818 - the name says what happened
+    """The samples cannot carry the statistic that was asked for."""
+
+    exit_code = ExitCode.INCONCLUSIVE
+
+
+class MeasurementError(EnginewrightError):
+    """A measurement could not be taken, or a measurement file could not be read."""
+
+    exit_code = ExitCode.INCONCLUSIVE

@@ -1,0 +1,187 @@
+"""Measuring engines side by side: fresh processes, interleaved chunks, raw samples kept.
+
+A session has one process an engine. Each is warmed up until it is seen to be warm. Then, round by round and in random
+order, every process times one short chunk, so that what disturbs the machine for longer than a chunk disturbs all
+engines alike (duet benchmarking, arXiv 2001.05811; randomized interleaving, Abedi and Brecht 2017).
+"""
+
+from __future__ import annotations
+
+import random
+import tempfile
+from collections.abc import Callable, Mapping
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+
+import numpy as np
+
+from enginewright_runtime.backends import Array
+from enginewright_runtime.canonical import Json, sha256_file
+from enginewright_runtime.host import conditions, fingerprint
+from enginewright_runtime.measurement import MeasuredEngine, Measurement, Protocol, SessionRecord
+from enginewright_runtime.warm_up import WarmUp, WarmUpRule
+from enginewright_runtime.worker_process import WorkerProcess
+
+__all__ = ["EngineToMeasure", "Measurement", "Measuring", "WarmUpRule", "measure"]
+
+DROPPED_PER_CHUNK = 1  # after a switch, an inference finds the other engine's data in the caches
+_DEFAULT_WARM_UP = WarmUpRule()
+
+
+@dataclass(frozen=True)
+class EngineToMeasure:
+    """An engine's file, and how to open it."""
+
+    path: Path
+    backend: str
+    settings: Mapping[str, Json]
+
+
+def measure(
+    engines: Mapping[str, EngineToMeasure],
+    inputs: Mapping[str, Array],
+    *,
+    sessions: int = 5,
+    rounds: int = 40,
+    chunk: int = 5,
+    seed: int = 0,
+    warm_up: WarmUpRule = _DEFAULT_WARM_UP,
+    on_progress: Callable[[int, int], None] | None = None,
+) -> Measurement:
+    """Take `sessions` sessions of `rounds` rounds of `chunk` samples of each engine, all on the same inputs.
+
+    `engines` is by label. `seed` decides the order within the rounds. `on_progress` is called with the number of
+    sessions done and `sessions`. Raises MeasurementError where a process dies, stops answering or answers nonsense,
+    with what it wrote to its standard error. Whatever happens, all processes have ended on return.
+    """
+    with Measuring(engines, inputs, rounds=rounds, chunk=chunk, seed=seed, warm_up=warm_up) as measuring:
+        for done in range(sessions):
+            if on_progress:
+                on_progress(done, sessions)
+            measuring.take_session()
+        if on_progress:
+            on_progress(sessions, sessions)
+        return measuring.measurement()
+
+
+class Measuring:
+    """A measurement that is being taken, session by session, for as long as its user wants more samples.
+
+    The engines' files are known by their digests from the start: one that changes between sessions is refused.
+    """
+
+    def __init__(
+        self,
+        engines: Mapping[str, EngineToMeasure],
+        inputs: Mapping[str, Array],
+        *,
+        rounds: int,
+        chunk: int,
+        seed: int,
+        warm_up: WarmUpRule = _DEFAULT_WARM_UP,
+    ) -> None:
+        if not engines or min(rounds, chunk) < 1:
+            raise ValueError("a session has one engine, one round and one sample a chunk at the least")
+        self._engines = dict(engines)
+        self._identities = {label: _identity(engine) for label, engine in engines.items()}
+        self._inputs = dict(inputs)
+        self._rounds, self._chunk, self._seed, self._warm_up = rounds, chunk, seed, warm_up
+        self._generator = random.Random(seed)
+        self._sessions: list[SessionRecord] = []
+        self._folder = ExitStack()
+
+    def __enter__(self) -> Measuring:
+        folder = self._folder.enter_context(tempfile.TemporaryDirectory(prefix="enginewright-"))
+        self._inputs_path = Path(folder) / "inputs.npz"
+        np.savez(self._inputs_path, allow_pickle=False, **self._inputs)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self._folder.close()
+
+    def take_session(self) -> SessionRecord:
+        """Take one more session, in processes that start and end with it."""
+        with ExitStack() as stack:
+            workers = {label: stack.enter_context(WorkerProcess(label)) for label in self._engines}
+            for label, engine in self._engines.items():
+                workers[label].ask("open", **self._open_request(label, engine))
+            warm_ups = {label: self._warm(worker) for label, worker in self._shuffled(workers)}
+            before = conditions()
+            samples, cpu = self._take_rounds(workers)
+            after = conditions()
+            peaks = {label: worker.ask("report").field("peak_rss_bytes").integer() for label, worker in workers.items()}
+        record = SessionRecord(
+            samples_ns={label: tuple(taken) for label, taken in samples.items()},
+            cpu_ns={label: tuple(taken) for label, taken in cpu.items()},
+            warm_up=warm_ups,
+            peak_rss_bytes=peaks,
+            conditions_before=before,
+            conditions_after=after,
+        )
+        self._sessions.append(record)
+        return record
+
+    def measurement(self) -> Measurement:
+        """All sessions so far."""
+        return Measurement(
+            host=fingerprint(),
+            protocol=Protocol(
+                threads={label: _threads(engine) for label, engine in self._engines.items()},
+                interleaved=len(self._engines) > 1,
+                sessions=len(self._sessions),
+                rounds=self._rounds,
+                chunk=self._chunk,
+                dropped_per_chunk=DROPPED_PER_CHUNK,
+                seed=self._seed,
+                warm_up=self._warm_up,
+            ),
+            engines=self._identities,
+            sessions=tuple(self._sessions),
+        )
+
+    def _open_request(self, label: str, engine: EngineToMeasure) -> dict[str, Json]:
+        return {
+            "engine": str(engine.path),
+            "sha256": self._identities[label].sha256,
+            "backend": engine.backend,
+            "settings": engine.settings,
+            "inputs": str(self._inputs_path),
+        }
+
+    def _warm(self, worker: WorkerProcess) -> WarmUp:
+        return WarmUp.from_json(worker.ask("warm_up", **self._warm_up.to_json()))
+
+    def _take_rounds(self, workers: Mapping[str, WorkerProcess]) -> tuple[dict[str, list[int]], dict[str, list[int]]]:
+        samples: dict[str, list[int]] = {label: [] for label in workers}
+        cpu: dict[str, list[int]] = {label: [] for label in workers}
+        for _ in range(self._rounds):
+            for label, worker in self._shuffled(workers):
+                answer = worker.ask("chunk", count=self._chunk, drop=DROPPED_PER_CHUNK)
+                taken = answer.field("samples_ns").integers()
+                if len(taken) != self._chunk:
+                    raise answer.field("samples_ns").refuse(f"must have {self._chunk} samples")
+                samples[label] += taken
+                cpu[label].append(answer.field("cpu_ns").integer())
+        return samples, cpu
+
+    def _shuffled(self, workers: Mapping[str, WorkerProcess]) -> list[tuple[str, WorkerProcess]]:
+        return self._generator.sample(list(workers.items()), len(workers))
+
+
+def _identity(engine: EngineToMeasure) -> MeasuredEngine:
+    return MeasuredEngine(
+        sha256=sha256_file(engine.path),
+        size_bytes=engine.path.stat().st_size,
+        backend=engine.backend,
+        settings=engine.settings,
+    )
+
+
+def _threads(engine: EngineToMeasure) -> int:
+    """Every backend calls it `threads`, and takes one where it is not set."""
+    threads = engine.settings.get("threads", 1)
+    return threads if isinstance(threads, int) else 1

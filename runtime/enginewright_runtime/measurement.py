@@ -1,0 +1,175 @@
+"""A measurement: every raw sample, and all that is needed to judge what the samples are worth."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from enginewright_runtime.canonical import Json, canonical_bytes, strict_json
+from enginewright_runtime.errors import MeasurementError
+from enginewright_runtime.json_field import JsonField
+from enginewright_runtime.warm_up import WarmUp, WarmUpRule
+
+FORMAT = 1  # 1: the first
+
+
+@dataclass(frozen=True, kw_only=True)
+class Protocol:
+    """How a measurement was taken; it stands beside every figure that comes from it.
+
+    `threads` is per engine. `dropped_per_chunk` inferences at the start of each chunk are not among the samples.
+    """
+
+    threads: Mapping[str, int]
+    interleaved: bool
+    sessions: int
+    rounds: int
+    chunk: int
+    dropped_per_chunk: int
+    seed: int
+    warm_up: WarmUpRule
+    caches: str = "warm"
+    clock: str = "wall"
+
+    def to_json(self) -> dict[str, Json]:
+        """The protocol as a JSON object."""
+        return {**vars(self), "warm_up": self.warm_up.to_json()}
+
+    @classmethod
+    def from_json(cls, field: JsonField) -> Protocol:
+        """Read what `to_json` wrote."""
+        return cls(
+            threads={label: threads.integer(least=1) for label, threads in field.field("threads").fields().items()},
+            interleaved=field.field("interleaved").boolean(),
+            sessions=field.field("sessions").integer(least=1),
+            rounds=field.field("rounds").integer(least=1),
+            chunk=field.field("chunk").integer(least=1),
+            dropped_per_chunk=field.field("dropped_per_chunk").integer(),
+            seed=field.field("seed").integer(),
+            warm_up=WarmUpRule.from_json(field.field("warm_up")),
+            caches=field.field("caches").text(),
+            clock=field.field("clock").text(),
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class MeasuredEngine:
+    """Which engine was measured: the digest and the size of its bytes, and how it was opened."""
+
+    sha256: str
+    size_bytes: int
+    backend: str
+    settings: Mapping[str, Json]
+
+    def to_json(self) -> dict[str, Json]:
+        """The engine's identity as a JSON object."""
+        return dict(vars(self))
+
+    @classmethod
+    def from_json(cls, field: JsonField) -> MeasuredEngine:
+        """Read what `to_json` wrote."""
+        return cls(
+            sha256=field.field("sha256").text(),
+            size_bytes=field.field("size_bytes").integer(),
+            backend=field.field("backend").text(),
+            settings=field.field("settings").mapping(),
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class SessionRecord:
+    """One session: fresh processes, one an engine. Every mapping is by the engine's label.
+
+    `samples_ns` are in the order in which they were taken, one chunk a round. `cpu_ns` is the CPU time of all threads
+    of a process during each chunk's samples.
+    """
+
+    samples_ns: Mapping[str, tuple[int, ...]]
+    cpu_ns: Mapping[str, tuple[int, ...]]
+    warm_up: Mapping[str, WarmUp]
+    peak_rss_bytes: Mapping[str, int]
+    conditions_before: Mapping[str, Json]
+    conditions_after: Mapping[str, Json]
+
+    def to_json(self) -> dict[str, Json]:
+        """The session as a JSON object."""
+        return {**vars(self), "warm_up": {label: record.to_json() for label, record in self.warm_up.items()}}
+
+    @classmethod
+    def from_json(cls, field: JsonField) -> SessionRecord:
+        """Read what `to_json` wrote."""
+        return cls(
+            samples_ns={label: samples.integers() for label, samples in field.field("samples_ns").fields().items()},
+            cpu_ns={label: times.integers() for label, times in field.field("cpu_ns").fields().items()},
+            warm_up={label: WarmUp.from_json(record) for label, record in field.field("warm_up").fields().items()},
+            peak_rss_bytes={label: peak.integer() for label, peak in field.field("peak_rss_bytes").fields().items()},
+            conditions_before=field.field("conditions_before").mapping(),
+            conditions_after=field.field("conditions_after").mapping(),
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Measurement:
+    """Engines measured side by side on one host. `host` is its fingerprint."""
+
+    host: Mapping[str, Json]
+    protocol: Protocol
+    engines: Mapping[str, MeasuredEngine]
+    sessions: tuple[SessionRecord, ...]
+    format: int = FORMAT
+
+    def sessions_ns(self, label: str) -> tuple[tuple[int, ...], ...]:
+        """The raw samples of one engine, session by session."""
+        return tuple(session.samples_ns[label] for session in self.sessions)
+
+    def peak_rss_bytes(self, label: str) -> int:
+        """The most memory that any of one engine's processes has had resident, its libraries included."""
+        return max(session.peak_rss_bytes[label] for session in self.sessions)
+
+    def to_json(self) -> dict[str, Json]:
+        """The measurement as a JSON object."""
+        return {
+            "format": self.format,
+            "host": self.host,
+            "protocol": self.protocol.to_json(),
+            "engines": {label: engine.to_json() for label, engine in self.engines.items()},
+            "sessions": [session.to_json() for session in self.sessions],
+        }
+
+    def to_bytes(self) -> bytes:
+        """The measurement as canonical JSON bytes."""
+        return canonical_bytes(self.to_json())
+
+    @classmethod
+    def from_json(cls, value: Json, *, source: str = "measurement") -> Measurement:
+        """Read what `to_json` wrote; MeasurementError names `source`, the path to the fault and the rule."""
+        document = JsonField(value, source, MeasurementError)
+        if (version := document.field("format").integer(least=1)) > FORMAT:
+            raise MeasurementError(f"{source}: format {version} is newer than this runtime reads (format {FORMAT})")
+        measurement = cls(
+            host=document.field("host").mapping(),
+            protocol=Protocol.from_json(document.field("protocol")),
+            engines={
+                label: MeasuredEngine.from_json(engine) for label, engine in document.field("engines").fields().items()
+            },
+            sessions=tuple(SessionRecord.from_json(session) for session in document.field("sessions").items()),
+        )
+        measurement._check_labels(source)
+        return measurement
+
+    @classmethod
+    def from_bytes(cls, data: bytes, *, source: str = "measurement") -> Measurement:
+        """Read what `to_bytes` wrote."""
+        try:
+            value = strict_json(data)
+        except ValueError as error:
+            raise MeasurementError(f"{source}: not valid JSON: {error}") from None
+        return cls.from_json(value, source=source)
+
+    def _check_labels(self, source: str) -> None:
+        """Every session must speak of the same engines, or a figure would come from part of them."""
+        wanted = set(self.engines)
+        for index, session in enumerate(self.sessions):
+            for name in ("samples_ns", "cpu_ns", "warm_up", "peak_rss_bytes"):
+                if set(getattr(session, name)) != wanted:
+                    raise MeasurementError(f"{source}: sessions[{index}].{name} must be of {', '.join(sorted(wanted))}")

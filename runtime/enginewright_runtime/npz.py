@@ -1,0 +1,34 @@
+"""Numpy arrays as bytes (npz), read without trust: no pickles, and no more memory than a limit."""
+
+from __future__ import annotations
+
+import io
+import zipfile
+import zlib
+from collections.abc import Mapping
+
+import numpy as np
+
+from enginewright_runtime.backends import Array
+
+LARGEST_BYTES = 1 << 30  # what the arrays may take; a compressed file of a few kilobytes can promise any size
+
+
+def write_npz(arrays: Mapping[str, Array]) -> bytes:
+    """Arrays by name as an npz file. The same arrays in the same order always make the same bytes."""
+    stream = io.BytesIO()
+    np.savez(stream, allow_pickle=False, **arrays)
+    return stream.getvalue()
+
+
+def read_npz(data: bytes) -> dict[str, Array]:
+    """All arrays of an npz file, by name; ValueError says why it cannot be read."""
+    try:
+        with zipfile.ZipFile(io.BytesIO(data)) as archive:
+            size = sum(entry.file_size for entry in archive.infolist())
+        if size > LARGEST_BYTES:
+            raise ValueError(f"its arrays take {size} bytes, and {LARGEST_BYTES} is the most that is read")
+        with np.load(io.BytesIO(data), allow_pickle=False) as arrays:
+            return {name: arrays[name] for name in arrays.files}
+    except (KeyError, EOFError, OSError, MemoryError, RuntimeError, zlib.error, zipfile.BadZipFile) as error:
+        raise ValueError(f"not a file of numpy arrays: {error}") from None

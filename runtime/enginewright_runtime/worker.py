@@ -1,0 +1,132 @@
+"""The process that opens one engine and times it: ``python -m enginewright_runtime.worker``.
+
+It reads one JSON object a line from standard input and answers each with one line on standard output. Nothing else
+can reach that channel: before any engine's library is loaded, file descriptor 1 is pointed at standard error. It ends
+when its standard input does, so it does not outlive its parent.
+
+=========  ================================================  ====================================
+do         with                                              answer
+=========  ================================================  ====================================
+open       engine, inputs (paths), sha256, backend, settings  size_bytes
+warm_up    what WarmUpRule has                               what WarmUp has
+chunk      count, drop                                       samples_ns, cpu_ns
+report                                                       peak_rss_bytes
+=========  ================================================  ====================================
+
+Where a request fails for a reason that has a name, the answer has `error` and `hint` instead.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import select
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+
+from enginewright_runtime.backends import Array, OpenEngine, backend
+from enginewright_runtime.canonical import Json, canonical_bytes, sha256_hex, strict_json
+from enginewright_runtime.errors import EnginewrightError, MeasurementError
+from enginewright_runtime.json_field import JsonField
+from enginewright_runtime.warm_up import WarmUpRule, warm_up
+
+
+class Worker:
+    """One engine, its inputs, and the requests that time it. `requests` is the descriptor that they come from."""
+
+    def __init__(self, requests: int) -> None:
+        self._requests = requests
+        self._engine: OpenEngine | None = None
+        self._inputs: dict[str, Array] = {}
+
+    def answer(self, request: JsonField) -> dict[str, Json]:
+        """Do what one request asks."""
+        actions = {"open": self._open, "warm_up": self._warm_up, "chunk": self._chunk, "report": self._report}
+        name = request.field("do").text()
+        if name not in actions:
+            raise request.field("do").refuse(f"must be one of {', '.join(actions)}")
+        return actions[name](request)
+
+    def _open(self, request: JsonField) -> dict[str, Json]:
+        path = request.field("engine").text(longest=4096)
+        engine = Path(path).read_bytes()
+        if sha256_hex(engine) != request.field("sha256").text():
+            raise MeasurementError(f"{path}: the engine was altered after it was chosen for measuring")
+        with np.load(request.field("inputs").text(longest=4096), allow_pickle=False) as arrays:
+            self._inputs = {name: np.ascontiguousarray(arrays[name]) for name in arrays.files}
+        self._engine = backend(request.field("backend").text()).open(engine, request.field("settings").mapping())
+        return {"size_bytes": len(engine)}
+
+    def _warm_up(self, request: JsonField) -> dict[str, Json]:
+        rule = WarmUpRule.from_json(request)
+        return warm_up(self._time_once_watching, rule, time.perf_counter_ns).to_json()
+
+    def _chunk(self, request: JsonField) -> dict[str, Json]:
+        count, drop = request.field("count").integer(least=1), request.field("drop").integer()
+        for _ in range(drop):
+            self._time_once()
+        cpu_before = time.process_time_ns()
+        samples = [self._time_once() for _ in range(count)]
+        return {"samples_ns": samples, "cpu_ns": time.process_time_ns() - cpu_before}
+
+    def _report(self, request: JsonField) -> dict[str, Json]:
+        return {"peak_rss_bytes": peak_rss_bytes()}
+
+    def _time_once(self) -> int:
+        if self._engine is None:
+            raise MeasurementError("no engine is open")
+        begin = time.perf_counter_ns()
+        self._engine.run(self._inputs)
+        return time.perf_counter_ns() - begin
+
+    def _time_once_watching(self) -> int:
+        """A warm-up may take half a minute, so it looks between inferences whether the parent is still there.
+
+        The parent waits for the answer and sends nothing meanwhile: what can be read is the end of the stream.
+        """
+        if select.select([self._requests], [], [], 0)[0]:
+            raise SystemExit(0)
+        return self._time_once()
+
+
+def peak_rss_bytes() -> int:
+    """The most memory that this process has had resident.
+
+    From VmHWM where there is /proc: getrusage's figure survives exec, so that a child would report its parent's peak.
+    """
+    try:
+        found = re.search(r"^VmHWM:\s+(\d+) kB$", Path("/proc/self/status").read_text(), flags=re.MULTILINE)
+        if found:
+            return int(found[1]) * 1024
+    except FileNotFoundError:
+        pass
+    import resource  # not on every system, and not needed on Linux
+
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024
+
+
+def main() -> None:
+    """Answer requests until they end."""
+    answers = os.dup(1)
+    os.dup2(2, 1)
+    requests = os.dup(0)
+    with Path(os.devnull).open("rb") as nothing:
+        os.dup2(nothing.fileno(), 0)
+    worker = Worker(requests)
+    with os.fdopen(requests, "rb") as lines, os.fdopen(answers, "wb") as channel:
+        for line in lines:
+            request = JsonField(strict_json(line), "request", MeasurementError)
+            try:
+                answer = worker.answer(request)
+            except EnginewrightError as error:
+                answer = {"error": error.message, "hint": error.hint}
+            channel.write(canonical_bytes(answer) + b"\n")
+            channel.flush()
+
+
+if __name__ == "__main__":
+    main()

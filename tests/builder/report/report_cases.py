@@ -1,0 +1,369 @@
+"""Builds that never ran, one for each kind of report: the figures are made up, the same on every machine, and shaped like real ones."""
+
+from __future__ import annotations
+
+import math
+import random
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+
+from enginewright.report.data import (
+    Changed,
+    ClassAccuracy,
+    Evaluation,
+    Fact,
+    Latency,
+    Layer,
+    Network,
+    OutputNoise,
+    ReportData,
+    SessionSamples,
+    StepOutput,
+    StepRecord,
+)
+from enginewright_runtime.budget import Finding, Verdict
+from enginewright_runtime.measurement import Protocol, WarmUpRule
+
+SIGNS = (
+    "speed limit 20", "speed limit 30", "speed limit 50", "speed limit 60", "speed limit 70", "speed limit 80", "end of speed limit 80",
+    "speed limit 100", "speed limit 120", "no overtaking", "no overtaking by lorries", "crossroads with priority", "priority road",
+    "give way", "stop", "no vehicles", "no lorries", "no entry", "general danger", "bend to the left", "bend to the right", "double bend",
+    "uneven road", "slippery road", "road narrows on the right", "road works", "traffic signals", "pedestrians", "children", "cyclists",
+    "snow or ice", "wild animals", "end of all limits", "turn right ahead", "turn left ahead", "ahead only", "ahead or right",
+    "ahead or left", "keep right", "keep left", "roundabout", "end of no overtaking", "end of no overtaking by lorries",
+)  # fmt: skip
+
+_OPEN = Verdict.INCONCLUSIVE
+
+RECIPE = """recipe: 1
+name: signs
+model:
+  factory: model:SignNet
+  arguments: {width: 32}
+  weights: signs.safetensors
+  inputs: {image: {shape: [batch, 3, 64, 64], dtype: float32}}
+  outputs: [logits]
+data: {factory: data:Signs}
+metric: top1
+compress:
+  - prune: {importance: taylor, macs: 0.35, round_to: 8, keep: [head]}
+  - recover: {epochs: 4, learning_rate: 0.001, distill: {temperature: 4, weight: 0.7}}
+  - quantize: {calibration: {method: entropy, samples: 512}}
+budget: {accuracy_drop: 0.01}
+"""
+
+
+def latency(
+    *, sessions: int = 8, samples: int = 200, reference_ms: float = 1.86, engine_ms: float = 0.68, noise: float = 0.015
+) -> Latency:
+    """Log-normal bodies with a slow tail, and sessions that differ by `noise`."""
+    random_ = random.Random(7)
+
+    def one(median_ms: float, factor: float) -> int:
+        slow = random_.expovariate(3.0) if random_.random() < 0.03 else 0.0
+        return round(1e6 * median_ms * factor * math.exp(random_.gauss(0.0, 0.03) + slow))
+
+    taken = []
+    for _ in range(sessions):
+        factor = math.exp(random_.gauss(0.0, noise))
+        taken.append(
+            SessionSamples(
+                tuple(one(reference_ms, factor) for _ in range(samples)),
+                tuple(one(engine_ms, factor * math.exp(random_.gauss(0.0, noise / 2))) for _ in range(samples)),
+            )
+        )
+    protocol = Protocol(
+        threads={"engine": 1, "reference": 1},
+        caches="warm",
+        clock="wall",
+        interleaved=True,
+        sessions=sessions,
+        rounds=samples // 5,
+        chunk=5,
+        dropped_per_chunk=1,
+        seed=0,
+        warm_up=WarmUpRule(),
+    )
+    return Latency(protocol, tuple(taken))
+
+
+def residual_layers(*, width: float = 1.0, quantized: bool = False) -> tuple[Layer, ...]:
+    """Nineteen convolutions and a classifier, as in a small residual network; `width` is the share of the channels that is left."""
+    layers, channels, size, number = [], 3, 64, 0
+    for stage, (full, blocks) in enumerate(((32, 3), (64, 3), (128, 3))):
+        for block in range(blocks * 2 + (stage == 0)):
+            kept = max(8, round(full * width / 8) * 8)
+            size = size // 2 if block == 0 and stage else size
+            weights = channels * kept * 9
+            number += 1
+            layers.append(
+                Layer(
+                    name="stem" if number == 1 else f"stage{stage + 1}.block{block // 2 + 1}.conv{block % 2 + 1}",
+                    op="Conv",
+                    macs=weights * size * size,
+                    weights=weights,
+                    weight_bytes=weights * (1 if quantized and number > 1 else 4),
+                    output_shape=("batch", kept, size, size),
+                    precision="int8" if quantized and number > 1 else "float32",
+                    ratio_db=38.0 - 0.7 * number - (9.0 if number == 12 else 0.0) if quantized else None,
+                )
+            )
+            layers.append(
+                Layer(f"relu{number}", "Relu", 0, 0, 0, ("batch", kept, size, size), "int8" if quantized else "float32")
+            )
+            channels = kept
+    weights = channels * 43 + 43
+    layers.append(
+        Layer(
+            "head", "Gemm", channels * 43, weights, weights * 4, ("batch", 43), "float32", 26.1 if quantized else None
+        )
+    )
+    return tuple(layers)
+
+
+def evaluations(
+    names: tuple[str, ...], *, samples_each: int = 50, with_confusion: bool = False
+) -> tuple[Evaluation, Evaluation]:
+    """The reference's and the engine's evaluation by accuracy, over as many samples of each class."""
+    random_ = random.Random(11)
+    rights = []
+    for index, _ in enumerate(names):
+        right = min(samples_each, samples_each - random_.choice((0, 0, 1, 1, 2, 4)) - (4 if index == 6 else 0))
+        rights.append(
+            (
+                right,
+                max(
+                    0,
+                    min(
+                        samples_each, right + random_.choice((-2, -1, -1, 0, 0, 0, 0, 1, 1)) - (3 if index == 2 else 0)
+                    ),
+                ),
+            )
+        )
+    total = samples_each * len(names)
+    before, after = (sum(pair[side] for pair in rights) for side in (0, 1))
+
+    def one(side: int, right: int) -> Evaluation:
+        half = 1.96 * math.sqrt(right / total * (1 - right / total) / total)
+        return Evaluation(
+            metric="top1",
+            samples=total,
+            accuracy=right / total,
+            interval=(right / total - half, min(1.0, right / total + half)),
+            classes=names,
+            confusion=_confusion([pair[side] for pair in rights], samples_each) if with_confusion else (),
+            per_class=tuple(
+                ClassAccuracy(name, samples_each, pair[side] / samples_each)
+                for name, pair in zip(names, rights, strict=True)
+            ),
+        )
+
+    drop = (before - after) / total
+    changed = Changed(broken=before - after + 9, fixed=9, drop=drop, interval=(drop - 0.0046, drop + 0.0046))
+    return one(0, before), replace(
+        one(1, after), agreement=0.9861, signal_to_noise=(OutputNoise("logits", 24.37),), changed=changed
+    )
+
+
+def _confusion(rights: list[int], samples_each: int) -> tuple[tuple[int, ...], ...]:
+    size = len(rights)
+    rows = []
+    for index, right in enumerate(rights):
+        row = [0] * size
+        row[index] = right
+        row[(index + 1) % size] += samples_each - right
+        rows.append(tuple(row))
+    return tuple(rows)
+
+
+def steps() -> tuple[StepRecord, ...]:
+    def step(name: str, seconds: float, summary: str, **outputs: int) -> StepRecord:
+        made = tuple(StepOutput(output.replace("_", " "), size) for output, size in outputs.items())
+        return StepRecord(name, name.rsplit("/", 1)[-1], seconds, made, summary)
+
+    return (
+        step("import", 1.21, "1,072,345 weights from signs.safetensors", checkpoint=4_296_112),
+        step("reference/export", 6.84, "opset 17, largest difference from torch 1.9e-06", exported=4_312_804),
+        step("reference/simplify", 0.92, "61 nodes from 84", network=4_309_216, layers=14_120),
+        step("reference/compile", 0.41, "onnxruntime 1.31.1, 1 thread", engine=4_330_552, entry=612),
+        step("reference/evaluate", 9.73, "97.26 % on 2,150 samples", evaluation=6_204, outputs=372_118, golden=402_220),
+        step("prune", 21.6, "35.1 % of the MACs removed in 14 rounds", checkpoint=2_630_040),
+        step(
+            "recover",
+            252.3,
+            "best of 4 epochs is the 4th: 96.98 % on the validation set",
+            checkpoint=2_630_040,
+            curve=1_204,
+        ),
+        step("export", 5.12, "opset 17, largest difference from torch 1.4e-06", exported=2_646_118),
+        step("simplify", 0.81, "61 nodes from 84", network=2_642_530, layers=14_096),
+        step("calibrate", 14.9, "512 samples, entropy, 43 tensors", scales=9_120),
+        step(
+            "quantize",
+            1.74,
+            "18 of 20 layers in int8: uint8 activations, 8-bit weights",
+            quantized=742_117,
+            layers=14_410,
+        ),
+        step("compile", 0.63, "onnxruntime 1.31.1, 1 thread", engine=758_332, entry=618),
+        step("evaluate", 4.02, "96.60 % on 2,150 samples", evaluation=6_377, outputs=372_118, golden=402_220),
+        step("measure", 61.8, "8 sessions, 1,600 samples of each engine", measurement=61_204),
+    )
+
+
+def signs() -> ReportData:
+    """Issue A's main recipe: 43 classes, pruned, recovered, int8, everything within its budget."""
+    before, after = evaluations(SIGNS)
+    reference, engine = residual_layers(), residual_layers(width=0.8, quantized=True)
+    return ReportData(
+        name="signs",
+        summary="Classifies 43 traffic signs in 64 x 64 pixels.",
+        target="cpu",
+        target_summary="this computer's processor, one thread, ONNX Runtime",
+        verdict=Verdict.PASS,
+        findings=(
+            Finding("latency_p99_ms", 4.0, 0.967, 0.941, 1.02, Verdict.PASS, "latency_p99_ms is 0.967, within the budget of 4"),
+            Finding("size_mib", 2.0, 0.723, None, None, Verdict.PASS, "size_mib is 0.7232, within the budget of 2"),
+            Finding("accuracy_drop", 0.01, 0.0067, 0.0021, 0.0098, Verdict.PASS, "accuracy_drop is 0.0067, within the budget of 0.01"),
+        ),
+        recipe=RECIPE,
+        steps=steps(),
+        reference=Network(4_330_552, before, reference, 148_897_792),
+        engine=Network(758_332, after, engine, 131_072_000),
+        latency=latency(),
+        versions=(
+            Fact("enginewright", "0.1.0"), Fact("torch", "2.13.0"), Fact("torch-pruning", "1.6.1"), Fact("onnx", "1.23.0"),
+            Fact("onnxsim", "0.5.0"), Fact("onnxruntime", "1.31.1"), Fact("numpy", "2.4.6"), Fact("python", "3.11.7"),
+        ),
+        host=(
+            Fact("machine", "x86_64"), Fact("cpu", "Example(R) Processor 8000 @ 2.60GHz"),
+            Fact("instruction sets", "avx2, avx512f, avx_vnni, avx512_vnni"), Fact("cores", "2"), Fact("memory", "23.5 GiB"),
+            Fact("kernel", "6.18.4"), Fact("governor", "unknown"),
+        ),
+        conditions=(
+            Fact("load average", "0.42 to 1.31"), Fact("frequency", "2,600 MHz"), Fact("stalled for a processor", "0.31 s"),
+        ),
+    )  # fmt: skip
+
+
+def lights() -> ReportData:
+    """Three classes, a confusion matrix, a noisy machine and a verdict that cannot be had."""
+    before, after = evaluations(("red", "yellow", "green"), samples_each=99, with_confusion=True)
+    data = signs()
+    return replace(
+        data,
+        name="lights",
+        summary="The state of a traffic light, from real photographs.",
+        verdict=Verdict.INCONCLUSIVE,
+        findings=(
+            Finding("latency_p99_ms", 0.9, 0.94, 0.71, 1.4, _OPEN, "0.31% to 2.40% of inferences are slower than it, and 1% may be"),
+            Finding("accuracy_drop", 0.02, 0.0034, -0.011, 0.024, _OPEN, "297 samples are too few to tell"),
+        ),
+        reference=replace(data.reference, evaluation=replace(before, metric="balanced_accuracy")),
+        engine=replace(data.engine, evaluation=replace(after, metric="balanced_accuracy")),
+        latency=latency(noise=0.11),
+        warnings=("the load average was above the number of cores in 5 of 8 sessions, so the latencies may be too high",),
+    )  # fmt: skip
+
+
+def resnet20() -> ReportData:
+    """No labels: judged by fidelity; no prune, so the layers are the same ones."""
+    data = signs()
+    layers = residual_layers()
+    evaluation = Evaluation(
+        metric="fidelity",
+        samples=1187,
+        interval=(0.9861, 0.9963),
+        agreement=0.9924,
+        signal_to_noise=(OutputNoise("logits", 31.24),),
+    )
+    return replace(
+        data,
+        name="resnet20",
+        summary="Somebody else's network, with published weights.",
+        findings=(Finding("size_mib", 2.0, 0.361, None, None, Verdict.PASS, "The engine is 0.361 MiB, within 2 MiB."),),
+        reference=Network(4_330_552, Evaluation(metric="fidelity", samples=1187), layers),
+        engine=Network(1_151_336, evaluation, residual_layers(quantized=True)),
+        steps=tuple(step for step in data.steps if step.stage not in ("prune", "recover")),
+    )
+
+
+def unmeasured() -> ReportData:
+    """A failure that needs no measurement, and none was taken."""
+    data = signs()
+    return replace(
+        data,
+        verdict=Verdict.FAIL,
+        findings=(
+            Finding(
+                "latency_p99_ms",
+                0.5,
+                None,
+                None,
+                None,
+                Verdict.INCONCLUSIVE,
+                "Nothing was measured, so nothing can be said.",
+            ),
+            Finding("size_mib", 0.5, 0.723, None, None, Verdict.FAIL, "The engine is 0.723 MiB, beyond 0.5 MiB."),
+        ),
+        latency=None,
+        conditions=(),
+        reference=replace(data.reference, peak_rss_bytes=None),
+        engine=replace(data.engine, peak_rss_bytes=None),
+    )
+
+
+def few_samples() -> ReportData:
+    """A quick look: one session of 40 samples, which carries p50 and p90 and no more; no budget, one layer, one class."""
+    before, after = evaluations(("sign",), samples_each=40)
+    layer = residual_layers()[-1]
+    data = signs()
+    return replace(
+        data,
+        name="tiny",
+        summary="",
+        target_summary="",
+        findings=(),
+        reference=Network(7_316, before, (layer,)),
+        engine=Network(7_902, replace(after, changed=None), (layer,)),
+        latency=latency(sessions=1, samples=40, reference_ms=0.021, engine_ms=0.022),
+        steps=data.steps[:1],
+        recipe="",
+    )
+
+
+def hostile() -> ReportData:
+    """Names with markup, other scripts, line ends and no end in sight."""
+    evil = "<script>alert('x')</script>"
+    data = signs()
+    names = (evil, "Vorfahrt gewähren | 優先道路", "a_b *c* [d](e) `f`", "very-long-" * 12, "line\nend")
+    before, after = evaluations(names, with_confusion=True)
+    layer = replace(
+        data.engine.layers[0], name="features/denseblock3/denselayer24/" * 4 + "conv2/Conv_output_0_quantized"
+    )
+    marked = replace(data.engine.layers[2], name=f"{evil}\"'&")
+    return replace(
+        data,
+        name=f"{evil} signs \N{GREEK SMALL LETTER MU} " + "long" * 30,
+        summary=f"{evil} & more",
+        target='orin"><img src=x onerror=alert(1)>',
+        verdict=Verdict.FAIL,
+        findings=(Finding(f"{evil}_ms", 4.0, 5.1, None, None, Verdict.FAIL, f"{evil} is beyond its limit."),),
+        recipe=f"name: {evil}\n# {{{{ 7 * 7 }}}} \N{SNOWMAN}\n" + "x" * 400,
+        steps=(StepRecord(evil, evil, 1.0, (StepOutput(evil, 10),), f"{evil}\x00\ud800"),),
+        reference=replace(data.reference, evaluation=before, layers=(layer, marked)),
+        engine=replace(data.engine, evaluation=after, layers=(layer, marked)),
+        versions=(Fact(evil, evil),),
+        host=(Fact("cpu", f"{evil} </dd>"),),
+        warnings=(f"{evil} | pipe",),
+    )
+
+
+CASES: Mapping[str, Callable[[], ReportData]] = {
+    "signs": signs,
+    "lights": lights,
+    "resnet20": resnet20,
+    "unmeasured": unmeasured,
+    "few-samples": few_samples,
+    "hostile": hostile,
+}

@@ -1,0 +1,96 @@
+"""Targets: where they are found, and that every one that comes with enginewright is valid."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import get_args, get_type_hints
+
+import pytest
+
+from enginewright.errors import TargetError, UsageError
+from enginewright.project import find_project
+from enginewright.target import Target, catalogue, load_target, load_targets
+from enginewright_runtime.backends import BACKENDS
+
+GOLDEN = Path(__file__).parents[1] / "golden/errors/targets"
+CPU = "target: 1\nname: {name}\nsummary: {summary}\nbackend: onnxruntime\nbuild: here\nthreads: {threads}\n"
+
+
+def write(folder: Path, name: str, *, summary: str = "a computer", threads: object = 1) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / f"{name}.yaml").write_text(CPU.format(name=name, summary=summary, threads=threads))
+
+
+@pytest.mark.parametrize("wrong", sorted(GOLDEN.glob("*.yaml")), ids=lambda path: path.stem)
+def test_a_wrong_target_is_refused_with_its_golden_text(wrong, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "targets").mkdir()
+    (tmp_path / "targets/cpu.yaml").write_bytes(wrong.read_bytes())
+    with pytest.raises(TargetError) as caught:
+        load_target("cpu", [Path("targets")])
+    assert f"{caught.value}\n" == wrong.with_suffix(".txt").read_text()
+    assert caught.value.exit_code == 2
+
+
+def test_every_target_that_comes_with_enginewright_is_valid_and_says_what_it_is():
+    targets = load_targets(catalogue(None))
+    assert "cpu" in [target.name for target in targets]
+    assert all(target.summary for target in targets)
+
+
+def test_every_backend_that_a_target_may_name_is_one_of_the_runtime():
+    assert set(get_args(get_type_hints(Target)["backend"])) <= set(BACKENDS)
+
+
+def test_a_projects_own_target_comes_before_the_one_that_comes_with_enginewright(tmp_path):
+    (tmp_path / "recipes").mkdir()
+    write(tmp_path / "targets", "cpu", summary="mine", threads=7)
+    write(tmp_path / "targets", "van", threads=2)
+    folders = catalogue(find_project(tmp_path))
+    assert load_target("cpu", folders).threads == 7
+    assert load_target("cpu", folders).path == tmp_path / "targets/cpu.yaml"
+    assert load_target("cpu", catalogue(None)).threads == 1
+    assert [target.summary for target in load_targets(folders) if target.name in ("cpu", "van")] == [
+        "mine",
+        "a computer",
+    ]
+
+
+def test_a_project_without_targets_has_those_that_come_with_enginewright(tmp_path):
+    (tmp_path / "recipes").mkdir()
+    assert load_target("cpu", catalogue(find_project(tmp_path))) == load_target("cpu", catalogue(None))
+
+
+def test_an_unknown_target_is_told_with_the_nearest_known(tmp_path):
+    write(tmp_path, "van-cpu")
+    with pytest.raises(UsageError) as caught:
+        load_target("vancpu", [tmp_path])
+    assert caught.value.message == "there is no target 'vancpu'. Did you mean 'van-cpu'?"
+
+
+def test_an_unknown_target_unlike_any_is_told_with_all_of_them(tmp_path):
+    write(tmp_path, "bus")
+    write(tmp_path, "van")
+    with pytest.raises(UsageError) as caught:
+        load_target("submarine", [tmp_path])
+    assert caught.value.message == "there is no target 'submarine'. The targets are: bus and van."
+
+
+def test_a_target_is_a_name_and_never_a_path(tmp_path):
+    write(tmp_path, "outside")
+    write(tmp_path / "targets", "van")
+    with pytest.raises(UsageError):
+        load_target("../outside", [tmp_path / "targets"])
+
+
+def test_listing_targets_reports_the_problems_of_all_files(tmp_path):
+    write(tmp_path, "bus", threads=0)
+    write(tmp_path, "tram")
+    write(tmp_path, "van", threads="many")
+    with pytest.raises(TargetError) as caught:
+        load_targets([tmp_path])
+    assert len(caught.value.problems) == 2
+
+
+def test_the_backend_is_told_the_threads():
+    assert load_target("cpu", catalogue(None)).engine_settings() == {"threads": 1}
