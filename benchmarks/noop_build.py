@@ -38,10 +38,9 @@ def main() -> int:
             seconds[name].append(time.perf_counter() - started)
     for name, taken in seconds.items():
         print(f"{name:<28} median {statistics.median(taken):.3f} s, {min(taken):.3f} to {max(taken):.3f} s")
-    ratio = statistics.median(taken[0] / taken[1] for taken in zip(*seconds.values(), strict=True))
-    print(
-        f"ratio {ratio:.1f}; wall clock, fresh processes, taken in turn, {ROUNDS} rounds, {len(json.loads(first.stdout)['steps'])} steps reused"
-    )
+    ratio = statistics.median(ours / theirs for ours, theirs in zip(*seconds.values(), strict=True))
+    reused = len(json.loads(first.stdout)["steps"])
+    print(f"ratio {ratio:.1f}; wall clock, fresh processes, taken in turn, {ROUNDS} rounds, {reused} steps reused")
     return 0
 
 

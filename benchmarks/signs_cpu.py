@@ -65,9 +65,8 @@ def main() -> int:
             artifact("reference/evaluate" if label == "reference" else "evaluate", "evaluation").read_bytes()
         )
         name = "float ONNX" if label == "reference" else "built engine"
-        print(
-            f"{name:<14} p50 {statistics.median(samples) / 1e6:.3f} ms   {evaluation['metric']} {evaluation['accuracy']:.2%} of {evaluation['samples']}"
-        )
+        accuracy = f"{evaluation['metric']} {evaluation['accuracy']:.2%} of {evaluation['samples']}"
+        print(f"{name:<14} p50 {statistics.median(samples) / 1e6:.3f} ms   {accuracy}")
     for name, ratios in (("wall clock", wall), ("CPU time", cpu)):
         print(
             f"{name:<14} {statistics.median(ratios):.2f} times faster ({min(ratios):.2f} to {max(ratios):.2f} over {len(ratios)} sessions)"

@@ -56,7 +56,8 @@ class Examiner:
         needed = earlier if stage.keeps_history else {source.step for source in step.inputs.values()}
         waiting = [name for name in earlier if name in needed and name not in self.known]
         if waiting:
-            return Freshness(step, None, None, (f"waits for {', '.join(waiting)}",))
+            names = "the steps before it" if stage.keeps_history else ", ".join(waiting)
+            return Freshness(step, None, None, (f"waits for {names}",))
         ingredients = Ingredients(
             stage=step.stage,
             version=stage.version,

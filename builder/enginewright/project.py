@@ -52,7 +52,7 @@ class Project:
             return self.recipes / f"{name_or_path}.yaml"
         for path in (Path(name_or_path), self.root / name_or_path):
             if path.is_file():
-                return path.absolute()
+                return Path(os.path.normpath(path.absolute()))
         meant = did_you_mean(Path(name_or_path).stem, names, otherwise="The recipes are")
         raise UsageError(
             f"there is no recipe '{name_or_path}'. {meant}",
@@ -75,7 +75,7 @@ def find_project(start: Path, *, environment: Mapping[str, str] = os.environ) ->
     The store is `.enginewright/` in it, or what ENGINEWRIGHT_STORE says (relative to the project). Raises UsageError
     where there is no project.
     """
-    start = start.absolute()
+    start = start.resolve()
     for root in (start, *start.parents):
         if (root / "recipes").is_dir():
             return Project(root, root / Path(environment.get(STORE_VARIABLE) or ".enginewright").expanduser())

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, is_dataclass
+from pathlib import Path
 from typing import Any, Final, Literal, TypeGuard, TypeVar, cast, get_args, get_origin
 
 from enginewright.errors import FileError, Problem, did_you_mean, listed, nearest
 from enginewright.schema import Check, Fault, Rule, is_tagged, keys, members_of
 from enginewright.source import Document, Entry, MappingNode, Node, Scalar, ScalarNode, SequenceNode, plain_value
 
-__all__ = ["parse"]
+__all__ = ["named_as_its_file", "parse"]
 
 T = TypeVar("T")
 
@@ -30,6 +31,16 @@ def parse(cls: type[T], document: Document, *, error: type[FileError], checks: S
     if value is _INVALID or reader.problems:
         raise error(reader.problems)
     return cast(T, value)
+
+
+def named_as_its_file(path: Path) -> Check:
+    """The rule that what a file describes has the name of the file."""
+
+    def find(name: str) -> Iterator[Fault]:
+        if name != path.stem:
+            yield Fault(("name",), f"must be that of the file, '{path.stem}', got '{name}'")
+
+    return Check(("name",), find)
 
 
 @dataclass(frozen=True)
@@ -77,10 +88,9 @@ class _Reader:
                 values[name] = _INVALID
                 if name in misspelt:
                     continue
-                limits = key.rule.limits() or key.rule.words
-                self._say(
-                    at.line, f"missing key '{name}'{at.inside()}: {key.rule.doc}" + (f", {limits}" if limits else "")
-                )
+                limits = key.rule.limits()
+                what = f"{key.rule.doc}, {limits}" if limits else key.rule.doc
+                self._say(at.line, f"missing key '{name}'{at.inside()}: {what}")
         checks = (*getattr(cls, "CHECKS", ()), *extra)
         broken = [self._fault(fault, node, at) for check in checks for fault in _broken(check, values)]
         if broken or _INVALID in values.values() or given.keys() - known.keys():

@@ -6,17 +6,27 @@ JSON Schema and the reference page come from them (`enginewright.schema`).
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar, Literal, TypeAlias
 
-from enginewright.errors import RecipeError, did_you_mean
-from enginewright.reader import parse
-from enginewright.schema import RULE, Check, Fault, Json, Rule
+from enginewright.errors import RecipeError
+from enginewright.reader import named_as_its_file, parse
+from enginewright.recipe_rules import (
+    either_factory_or_onnx,
+    labels_are_needed,
+    lists_the_target,
+    onnx_cannot_be_trained,
+    percentile_needs_its_method,
+    quantize_comes_once_and_last,
+    weights_of_a_factory,
+    what_onnx_forbids,
+)
+from enginewright.schema import RULE, Check, Json, Rule
 from enginewright.source import parse_yaml, read_text, shown
-from enginewright.target import Target, name_is_the_files
+from enginewright.target import Target
 from enginewright.template import SettingValue, render
 
 if TYPE_CHECKING:
@@ -53,7 +63,11 @@ class Factory:
     """A function or class of the recipe's own Python, and what to call it with."""
 
     factory: str = field(
-        metadata={RULE: Rule("function or class in the recipe's folder", pattern=_FACTORY, words=_FACTORY_WORDS)}
+        metadata={
+            RULE: Rule(
+                "function or class in the recipe's folder, written module:Name", pattern=_FACTORY, words=_FACTORY_WORDS
+            )
+        }
     )
     arguments: Mapping[str, Json] = field(
         default_factory=dict, metadata={RULE: Rule("keyword arguments for the factory")}
@@ -88,36 +102,6 @@ class TensorSpec:
     )
 
 
-def _either_factory_or_onnx(factory: str | None, onnx: str | None) -> Iterator[Fault]:
-    if (factory is None) == (onnx is None):
-        got = "neither" if factory is None else "both"
-        yield Fault((), f"must have either factory (a torch network) or onnx (a network that comes as ONNX), got {got}")
-
-
-def _what_a_factory_needs(
-    factory: str | None, weights: str | None, inputs: Mapping[str, TensorSpec], outputs: tuple[str, ...]
-) -> Iterator[Fault]:
-    if factory is None:
-        return
-    if weights is None:
-        yield Fault((), "the file with the trained weights of the factory's network", missing="weights")
-    if not inputs:
-        yield Fault((), "the shape and dtype of each input of the factory's network", missing="inputs")
-    if not outputs:
-        yield Fault((), "the names of the outputs of the factory's network", missing="outputs")
-
-
-def _what_onnx_forbids(
-    onnx: str | None, factory: str | None, weights: str | None, arguments: Mapping[str, Json]
-) -> Iterator[Fault]:
-    if onnx is None or factory is not None:
-        return
-    if weights is not None:
-        yield Fault(("weights",), "belongs to a factory: an ONNX file carries its own weights")
-    if arguments:
-        yield Fault(("arguments",), "belongs to a factory: an ONNX file takes none")
-
-
 @dataclass(frozen=True, kw_only=True)
 class Model:
     """The trained network: a torch factory with its weights, or an ONNX file.
@@ -128,7 +112,11 @@ class Model:
     factory: str | None = field(
         default=None,
         metadata={
-            RULE: Rule("function or class that returns a torch.nn.Module", pattern=_FACTORY, words=_FACTORY_WORDS)
+            RULE: Rule(
+                "function or class that returns a torch.nn.Module, written module:Name",
+                pattern=_FACTORY,
+                words=_FACTORY_WORDS,
+            )
         },
     )
     arguments: Mapping[str, Json] = field(
@@ -150,19 +138,13 @@ class Model:
             RULE: Rule("ONNX file, in place of a factory", pattern=r".*[^/]\.onnx", words="a path that ends in .onnx")
         },
     )
-    inputs: Mapping[str, TensorSpec] = field(
-        default_factory=dict,
-        metadata={RULE: Rule("inputs of the network by name; an ONNX file need not repeat its own")},
-    )
-    outputs: tuple[str, ...] = field(
-        default=(),
-        metadata={RULE: Rule("names of the outputs in order; an ONNX file need not repeat its own", unique=True)},
-    )
+    inputs: Mapping[str, TensorSpec] = field(metadata={RULE: Rule("inputs of the network by name", least=1)})
+    outputs: tuple[str, ...] = field(metadata={RULE: Rule("names of the outputs in order", least=1, unique=True)})
 
     CHECKS: ClassVar[tuple[Check, ...]] = (
-        Check(("factory", "onnx"), _either_factory_or_onnx),
-        Check(("factory", "weights", "inputs", "outputs"), _what_a_factory_needs),
-        Check(("onnx", "factory", "weights", "arguments"), _what_onnx_forbids),
+        Check(("factory", "onnx"), either_factory_or_onnx),
+        Check(("factory", "weights"), weights_of_a_factory),
+        Check(("onnx", "factory", "weights", "arguments"), what_onnx_forbids),
     )
 
 
@@ -170,7 +152,7 @@ class Model:
 class Prune:
     """Remove channels until the asked share of the multiply-accumulates is gone."""
 
-    KEY: ClassVar[str] = "prune"
+    KEY: ClassVar[Literal["prune"]] = "prune"
 
     macs: float = field(
         metadata={RULE: Rule("share of the multiply-accumulates to remove", minimum=0.05, maximum=0.95)}
@@ -211,7 +193,7 @@ class Distill:
 class Recover:
     """Fine-tune, and keep the epoch that is best on the validation split."""
 
-    KEY: ClassVar[str] = "recover"
+    KEY: ClassVar[Literal["recover"]] = "recover"
 
     epochs: int = field(metadata={RULE: Rule("passes over the training split", minimum=1, maximum=1000, unit="epochs")})
     learning_rate: float = field(metadata={RULE: Rule("learning rate at the start", above=0)})
@@ -219,11 +201,6 @@ class Recover:
     weight_decay: float = field(default=0.0005, metadata={RULE: Rule("weight decay", minimum=0)})
     seed: int = field(default=0, metadata={RULE: Rule("seed of the order of the samples", minimum=0)})
     distill: Distill | None = field(default=None, metadata={RULE: Rule("learn from the network as it came, too")})
-
-
-def _percentile_needs_its_method(method: str, percentile: float | None) -> Iterator[Fault]:
-    if percentile is not None and method != "percentile":
-        yield Fault(("percentile",), f"is read only by method percentile, and the method is {method}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -251,7 +228,7 @@ class Calibration:
         },
     )
 
-    CHECKS: ClassVar[tuple[Check, ...]] = (Check(("method", "percentile"), _percentile_needs_its_method),)
+    CHECKS: ClassVar[tuple[Check, ...]] = (Check(("method", "percentile"), percentile_needs_its_method),)
 
     def __post_init__(self) -> None:
         if self.method == "percentile" and self.percentile is None:
@@ -262,7 +239,7 @@ class Calibration:
 class Quantize:
     """Calibrate and quantize to int8."""
 
-    KEY: ClassVar[str] = "quantize"
+    KEY: ClassVar[Literal["quantize"]] = "quantize"
 
     calibration: Calibration = field(
         default_factory=Calibration, metadata={RULE: Rule("how the ranges of activations are found")}
@@ -304,50 +281,6 @@ class TargetSettings:
     )
 
 
-def _quantize_comes_once_and_last(compress: tuple[CompressStep, ...]) -> Iterator[Fault]:
-    places = [place for place, step in enumerate(compress) if isinstance(step, Quantize)]
-    for place in places[1:]:
-        yield Fault(("compress", place, "quantize"), f"is one too many: compress[{places[0]}] quantizes already")
-    if len(places) == 1 and places[0] != len(compress) - 1:
-        sentence = "must be the last step: what follows would change the weights that it was calibrated for"
-        yield Fault(("compress", places[0], "quantize"), sentence)
-
-
-def _onnx_cannot_be_trained(model: Model, compress: tuple[CompressStep, ...]) -> Iterator[Fault]:
-    if model.onnx is None:
-        return
-    for place, step in enumerate(compress):
-        if not isinstance(step, Quantize):
-            yield Fault(
-                ("compress", place, step.KEY),
-                "needs a torch network, and model.onnx has no torch modules and no training graph: "
-                "give model.factory and model.weights in its place, or only quantize",
-            )
-
-
-def _labels_are_needed(metric: Metric, compress: tuple[CompressStep, ...]) -> Iterator[Fault]:
-    if metric != "fidelity":
-        return
-    for place, step in enumerate(compress):
-        if isinstance(step, Recover):
-            sentence = (
-                "needs labels, and metric fidelity says that there are none: give another metric, or only quantize"
-            )
-            yield Fault(("compress", place, "recover"), sentence)
-        elif isinstance(step, Prune) and step.importance == "taylor":
-            sentence = "must be magnitude: taylor needs labels, and metric fidelity says that there are none"
-            yield Fault(("compress", place, "prune", "importance"), sentence)
-
-
-def _samples_are_needed(data: Data | None, metric: Metric, compress: tuple[CompressStep, ...]) -> Iterator[Fault]:
-    if data is not None:
-        return
-    if compress:
-        yield Fault((), f"compress[0].{compress[0].KEY} works on samples", missing="data")
-    elif metric != "fidelity":
-        yield Fault((), "the metric is taken on its test split", missing="data")
-
-
 @dataclass(frozen=True, kw_only=True)
 class Recipe:
     """A model, its data, its compression and its budgets.
@@ -357,13 +290,15 @@ class Recipe:
 
     recipe: Literal[1] = field(
         metadata={
-            RULE: Rule("version of the recipe language", words="1, the version of the recipe language that is read")
+            RULE: Rule(
+                "version of the recipe language: 1", words="1, the only version of the recipe language that is read"
+            )
         }
     )
     name: str = field(metadata={RULE: Rule("the name of the file, without .yaml", pattern=_NAME, words=_NAME_WORDS)})
     summary: str = field(default="", metadata={RULE: Rule("one line for lists and reports")})
     model: Model = field(metadata={RULE: Rule("the trained network")})
-    data: Data | None = field(default=None, metadata={RULE: Rule("where samples come from")})
+    data: Data = field(metadata={RULE: Rule("where the samples come from that the steps and the metric use")})
     metric: Metric = field(
         metadata={
             RULE: Rule(
@@ -382,10 +317,9 @@ class Recipe:
     rendered: str = field(default="", compare=False)
 
     CHECKS: ClassVar[tuple[Check, ...]] = (
-        Check(("compress",), _quantize_comes_once_and_last),
-        Check(("model", "compress"), _onnx_cannot_be_trained),
-        Check(("metric", "compress"), _labels_are_needed),
-        Check(("data", "metric", "compress"), _samples_are_needed),
+        Check(("compress",), quantize_comes_once_and_last),
+        Check(("model", "compress"), onnx_cannot_be_trained),
+        Check(("metric", "compress"), labels_are_needed),
     )
 
     def weights_path(self, project: Project) -> Path | None:
@@ -409,7 +343,7 @@ def load_recipe(
     text = read_text(path, error=RecipeError)
     rendered = render(text, label=label, target=target, settings=settings, environment=environment)
     document = parse_yaml(rendered, label=label, written=text)
-    checks = (name_is_the_files(path), Check(("targets",), partial(_lists, target.name)))
+    checks = (named_as_its_file(path), Check(("targets",), partial(lists_the_target, target.name)))
     recipe = parse(Recipe, document, error=RecipeError, checks=checks)
     return replace(recipe, path=path.absolute(), rendered=rendered)
 
@@ -423,9 +357,3 @@ def effective_budget(recipe: Recipe, target_name: str) -> dict[str, float]:
 def _limits(budget: Budget) -> dict[str, float]:
     limits = {item.name: getattr(budget, item.name) for item in fields(Budget)}
     return {name: limit for name, limit in limits.items() if limit is not None}
-
-
-def _lists(target_name: str, targets: Mapping[str, TargetSettings]) -> Iterator[Fault]:
-    if target_name not in targets:
-        meant = did_you_mean(target_name, targets, otherwise="It lists")
-        yield Fault(("targets",), f"does not list '{target_name}' (add '{target_name}: {{}}' to build for it). {meant}")

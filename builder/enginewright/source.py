@@ -167,11 +167,12 @@ class _RefusedError(Exception):
 
 @dataclass
 class _Builder:
-    """Builds the tree from events. An anchor keeps the number of nodes below it: aliases cannot multiply unseen."""
+    """Builds the tree from events. An anchor keeps the size and the height of its node: an alias counts for as much."""
 
     faults: list[tuple[int, str]] = field(default_factory=list)
-    anchors: dict[str, tuple[Node, int]] = field(default_factory=dict)
+    anchors: dict[str, tuple[Node, int, int]] = field(default_factory=dict)
     nodes: int = 0
+    deepest: int = 0  # of the node that is being built, so far
 
     def build(self, text: str) -> Node:
         events = iter(yaml.parse(text, Loader=_LOADER))
@@ -187,14 +188,13 @@ class _Builder:
 
     def _node(self, event: yaml.Event, events: Iterator[yaml.Event], *, depth: int) -> Node:
         if isinstance(event, yaml.AliasEvent):
-            return self._aliased(event)
-        if depth > _DEEPEST:
-            raise _RefusedError(_line(event), f"nested more than {_DEEPEST} levels deep")
+            return self._aliased(event, depth)
         assert isinstance(event, (yaml.ScalarEvent, yaml.CollectionStartEvent))
         if event.tag is not None:
             raise _RefusedError(_line(event), f"tags are not accepted: {event.tag}")
-        before = self.nodes
-        self._count(1, _line(event))
+        before, deepest_before = self.nodes, self.deepest
+        self.deepest = depth
+        self._count(1, depth, _line(event))
         node: Node
         if isinstance(event, yaml.ScalarEvent):
             node = ScalarNode(_line(event), event.value, plain=not event.style)
@@ -203,22 +203,27 @@ class _Builder:
         else:
             node = MappingNode(_line(event), tuple(self._entries(events, depth)))
         if event.anchor is not None:
-            self.anchors[event.anchor] = (node, self.nodes - before)
+            self.anchors[event.anchor] = (node, self.nodes - before, self.deepest - depth)
+        self.deepest = max(self.deepest, deepest_before)
         return node
 
-    def _aliased(self, event: yaml.AliasEvent) -> Node:
+    def _aliased(self, event: yaml.AliasEvent, depth: int) -> Node:
         if event.anchor not in self.anchors:
             raise _RefusedError(
                 _line(event), f"the alias *{event.anchor} stands for nothing that was complete before it"
             )
-        node, size = self.anchors[event.anchor]
-        self._count(size, _line(event))
+        node, size, height = self.anchors[event.anchor]
+        self._count(size, depth + height, _line(event))
         return node
 
-    def _count(self, nodes: int, line: int) -> None:
+    def _count(self, nodes: int, depth: int, line: int) -> None:
+        """Add so many nodes, the deepest of them at `depth`."""
         self.nodes += nodes
+        self.deepest = max(self.deepest, depth)
         if self.nodes > _MOST_NODES:
             raise _RefusedError(line, f"more than {_MOST_NODES} values, aliases written out")
+        if depth > _DEEPEST:
+            raise _RefusedError(line, f"nested more than {_DEEPEST} levels deep, aliases written out")
 
     def _items(self, events: Iterator[yaml.Event], depth: int) -> Iterator[Node]:
         while not isinstance(event := next(events), yaml.SequenceEndEvent):

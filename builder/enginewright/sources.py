@@ -7,6 +7,7 @@ byte rebuilds what used it.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -90,14 +91,22 @@ def _digest_of_file(path: Path, label: str, recipe: Recipe) -> str:
     try:
         return sha256_file(path)
     except FileNotFoundError:
-        fix = f"put the file there, or correct model.{label} in {recipe.path}"
-        if label == "weights":
-            fix += f"; where the recipe has a train.py: make train RECIPE={recipe.name}"
-        raise DataError(f"{recipe.path}: model.{label}: there is no file {path}", hint=fix) from None
-    except IsADirectoryError:
         raise DataError(
-            f"{recipe.path}: model.{label}: {path} is a folder", hint=f"name a file in model.{label}"
+            f"{recipe.path}: model.{label}: there is no file {path}", hint=_how_to_get(label, recipe)
         ) from None
+    except OSError as error:
+        hint = f"name a file that can be read in model.{label}"
+        raise DataError(f"{recipe.path}: model.{label}: {path}: {error.strerror}", hint=hint) from None
+
+
+def _how_to_get(label: str, recipe: Recipe) -> str:
+    """What the recipe itself offers: a script that trains the weights, or variables to set."""
+    if label == "weights" and recipe.path.with_suffix("").joinpath("train.py").is_file():
+        return f"make train RECIPE={recipe.name}"
+    variables = sorted(set(re.findall(r"\benv\.(\w+)", recipe.path.read_text(encoding="utf-8"))))
+    if variables:
+        return f"set {' and '.join(variables)} to where your data is (the comments of {recipe.path.name} say what is looked for)"
+    return f"put the file there, or correct model.{label} in {recipe.path}"
 
 
 def _digest_of_tree(folder: Path) -> str:

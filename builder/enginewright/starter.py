@@ -36,7 +36,7 @@ def write_starter(folder: Path) -> list[Path]:
     in_the_way = [name for name in STARTER_FILES if (folder / name).exists() or (folder / name).is_symlink()]
     if in_the_way:
         raise UsageError(
-            f"{folder} has {listed(in_the_way)} already, and nothing is overwritten",
+            f"{folder.absolute()} has {listed(in_the_way)} already, and nothing is overwritten",
             hint="move them away, or name another folder: enginewright init FOLDER",
         )
     try:

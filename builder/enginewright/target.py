@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from enginewright.errors import Problem, TargetError, UsageError, did_you_mean
-from enginewright.reader import parse
-from enginewright.schema import RULE, Check, Fault, Json, Rule
+from enginewright.reader import named_as_its_file, parse
+from enginewright.schema import RULE, Json, Rule
 from enginewright.source import parse_yaml, read_text, shown
 
 if TYPE_CHECKING:
     from enginewright.project import Project
 
-__all__ = ["Target", "catalogue", "load_target", "load_targets", "name_is_the_files"]
+__all__ = ["Target", "catalogue", "load_target", "load_targets"]
 
 _PACKAGED = Path(__file__).parent / "catalogue"
 _REPOSITORY = Path(__file__).parents[2] / "targets"  # where an editable install has the same files
@@ -30,7 +30,9 @@ class Target:
 
     target: Literal[1] = field(
         metadata={
-            RULE: Rule("version of the target language", words="1, the version of the target language that is read")
+            RULE: Rule(
+                "version of the target language: 1", words="1, the only version of the target language that is read"
+            )
         }
     )
     name: str = field(
@@ -101,17 +103,7 @@ def _files(folders: Sequence[Path]) -> dict[str, Path]:
     return files
 
 
-def name_is_the_files(path: Path) -> Check:
-    """The rule that a recipe or a target is called as its file is."""
-
-    def find(name: str) -> Iterator[Fault]:
-        if name != path.stem:
-            yield Fault(("name",), f"must be that of the file, '{path.stem}', got '{name}'")
-
-    return Check(("name",), find)
-
-
 def _read(path: Path) -> Target:
     document = parse_yaml(read_text(path, error=TargetError), label=shown(path))
-    target = parse(Target, document, error=TargetError, checks=(name_is_the_files(path),))
+    target = parse(Target, document, error=TargetError, checks=(named_as_its_file(path),))
     return replace(target, path=path.absolute())

@@ -78,15 +78,15 @@ def run_step(spec: Spec, *, tell: Tell) -> Record:
         if record and not record.provisional and not any(store.damage(item) for item in record.outputs.values()):
             tell({"event": "reused"})
             return record
-        with store.writing():
-            return _run(spec, store, tell)
+        return _run(spec, store, tell)
 
 
 def _run(spec: Spec, store: Store, tell: Tell) -> Record:
     ingredients = spec.ingredients
     stage = STAGES[ingredients.stage]
     staging = store.staging(ingredients.key)
-    staging.mkdir(parents=True, exist_ok=True)
+    with store.writing():
+        staging.mkdir(parents=True, exist_ok=True)
     warnings: list[str] = []
 
     def tell_and_keep(event: Mapping[str, Json]) -> None:

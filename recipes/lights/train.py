@@ -13,7 +13,6 @@ import argparse
 import copy
 import math
 import os
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
@@ -27,6 +26,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from enginewright_runtime.atomic import write_file
+from enginewright_runtime.exit_codes import ExitCode
 
 _BATCH = 64
 _WEIGHT_DECAY = 0.01
@@ -49,18 +49,22 @@ class _Score(NamedTuple):
 
 
 def main() -> None:
-    arguments = _parser().parse_args()
+    parser = _parser()
+    arguments = parser.parse_args()
+    try:
+        data = Lights(arguments.photographs)
+    except FileNotFoundError as error:
+        parser.exit(ExitCode.USAGE, f"{error}\n")
     torch.manual_seed(arguments.seed)
-    torch.set_num_threads(1)  # the network is too small for more to pay, and the result does not depend on the host
-    data = Lights(arguments.photographs)
+    torch.set_num_threads(1)  # the network is too small for more to pay
     network = LightNet(classes=len(data.classes))
     best = _train(network, data, epochs=arguments.epochs, learning_rate=arguments.learning_rate, seed=arguments.seed)
     network.load_state_dict(best)
     write_file(arguments.output, safetensors.torch.save(best))
     score = _score(network, data.test, classes=len(data.classes))
     for name, row in zip(data.classes, score.confusion, strict=True):
-        _say(f"{name:>8} called {', '.join(data.classes)}: {' '.join(f'{count:4}' for count in row)}")
-    _say(f"balanced accuracy {score.balanced_accuracy:.4f} on {len(data.test)} test images; wrote {arguments.output}")
+        print(f"{name:>8} called {', '.join(data.classes)}: {' '.join(f'{count:4}' for count in row)}")
+    print(f"balanced accuracy {score.balanced_accuracy:.4f} on {len(data.test)} test images; wrote {arguments.output}")
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -97,9 +101,10 @@ def _train(network: nn.Module, data: Lights, *, epochs: int, learning_rate: floa
         score = _score(network, data.validation, classes=len(data.classes))
         if (rank := (score.balanced_accuracy, -score.loss)) > best_rank:
             best_rank, best = rank, copy.deepcopy(network.state_dict())
-        _say(
+        print(
             f"epoch {epoch}/{epochs}  loss {np.mean(losses):.4f}  "
-            f"validation loss {score.loss:.4f}  balanced accuracy {score.balanced_accuracy:.4f}"
+            f"validation loss {score.loss:.4f}  balanced accuracy {score.balanced_accuracy:.4f}",
+            flush=True,
         )
     return {name: tensor.contiguous() for name, tensor in best.items()}
 
@@ -145,11 +150,6 @@ def _augmented(images: Tensor, generator: np.random.Generator) -> Tensor:
     shifted[mirrored] = shifted[mirrored].flip(-1)
     gains = torch.from_numpy(generator.uniform(*_BRIGHTNESS, size=(count, 1, 1, 1)).astype(np.float32))
     return ((shifted + 1) * gains - 1).clamp(-1, 1)  # black is -1
-
-
-def _say(line: str) -> None:
-    sys.stdout.write(f"{line}\n")
-    sys.stdout.flush()
 
 
 if __name__ == "__main__":

@@ -12,7 +12,7 @@ from functools import lru_cache
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageFilter
-from scenery import SIDE, Floats, Textures, to_image, to_planes
+from scenery import SIDE, Floats, Textures, blend, clip_to_share, to_image, to_planes
 
 _FEWEST_PIXELS = 14
 
@@ -26,8 +26,8 @@ def cast_shadow(generator: np.random.Generator, scene: Floats, textures: Texture
     if generator.random() < 0.5:
         shade = textures.shade(generator)
     else:
-        shade = np.clip(0.5 + _ramp(generator) * generator.uniform(3.0, 30.0), 0.0, 1.0)
-    return scene * (1.0 - depth * shade)
+        shade = clip_to_share(np.float32(0.5) + _ramp(generator) * np.float32(generator.uniform(3.0, 30.0)))
+    return blend(scene, np.float32(1.0 - depth) * scene, shade)
 
 
 def light(generator: np.random.Generator, scene: Floats) -> Floats:
@@ -42,7 +42,8 @@ def light(generator: np.random.Generator, scene: Floats) -> Floats:
         exposed *= 1.0 + generator.uniform(0.2, 0.9) * _ramp(generator)
     contrast = generator.uniform(0.6, 1.15)
     haze = generator.uniform(20.0, 200.0) * (1.0 - contrast) if contrast < 1.0 else 128.0 * (1.0 - contrast)
-    return exposed * contrast + haze
+    developed: Floats = exposed * np.float32(contrast) + np.float32(haze)
+    return developed
 
 
 def photograph(generator: np.random.Generator, scene: Floats) -> NDArray[np.uint8]:
@@ -64,10 +65,11 @@ def photograph(generator: np.random.Generator, scene: Floats) -> NDArray[np.uint
 def _expose(generator: np.random.Generator, planes: Floats) -> Floats:
     """Add noise: the sensor's own, and that of light, which grows with the root of the level; colour noise is less."""
     strength = generator.uniform(0.0, 1.0) ** 2
-    deviation = np.float32(strength) * np.sqrt(16.0 + 2.0 * planes)
-    noise = 0.6 * generator.standard_normal(planes.shape, dtype=np.float32)
-    noise += 0.8 * generator.standard_normal(planes.shape[1:], dtype=np.float32)
-    return planes + deviation * noise
+    deviation = np.float32(strength) * np.sqrt(np.float32(16.0) + np.float32(2.0) * planes)
+    noise = np.float32(0.6) * generator.standard_normal(planes.shape, dtype=np.float32)
+    noise += np.float32(0.8) * generator.standard_normal(planes.shape[1:], dtype=np.float32)
+    noisy: Floats = planes + deviation * noise
+    return noisy
 
 
 def _compress(image: Image.Image, *, quality: int) -> Image.Image:
@@ -80,7 +82,8 @@ def _ramp(generator: np.random.Generator) -> Floats:
     """Give a plane (SIDE, SIDE) of slope 1 over the image's side, zero on a random line near the middle."""
     angle = generator.uniform(0.0, 2 * math.pi)
     shift = generator.uniform(-0.3, 0.3)
-    return np.float32(math.cos(angle)) * _COLUMNS + np.float32(math.sin(angle)) * _ROWS + np.float32(shift)
+    ramp: Floats = np.float32(math.cos(angle)) * _COLUMNS + np.float32(math.sin(angle)) * _ROWS + np.float32(shift)
+    return ramp
 
 
 @lru_cache(maxsize=64)

@@ -22,9 +22,10 @@ GREEN: Colour = (24, 138, 72)
 Drawing = Callable[[Board], None]
 Stroke = Sequence[Point]
 
+_OVAL: Stroke = [*arc(0, -0.5, 0.5, 0.5, 180, 360), *arc(0, 0.5, 0.5, 0.5, 0, 180), (-0.5, -0.5)]
 # Strokes of a character in a box with x from -0.5 to 0.5 and y from -1 to 1.
 _CHARACTERS: dict[str, tuple[Stroke, ...]] = {
-    "0": ([*arc(0, -0.5, 0.5, 0.5, 180, 360), *arc(0, 0.5, 0.5, 0.5, 0, 180), (-0.5, -0.5)],),
+    "0": (_OVAL,),
     "1": ([(-0.3, -0.6), (0.12, -1), (0.12, 1)],),
     "2": ([*arc(0, -0.48, 0.48, 0.52, 195, 390), (-0.48, 1), (0.5, 1)],),
     "3": (
@@ -35,7 +36,7 @@ _CHARACTERS: dict[str, tuple[Stroke, ...]] = {
     "6": ([*arc(0, -0.45, 0.5, 0.55, 325, 180), *arc(0, 0.42, 0.5, 0.58, 180, -180)],),
     "7": ([(-0.5, -1), (0.5, -1), (-0.12, 1)],),
     "8": (arc(0, -0.52, 0.42, 0.48), arc(0, 0.46, 0.5, 0.54)),
-    "O": ([*arc(0, -0.5, 0.5, 0.5, 180, 360), *arc(0, 0.5, 0.5, 0.5, 0, 180), (-0.5, -0.5)],),
+    "O": (_OVAL,),
     "P": ([(-0.42, 1), (-0.42, -1), *arc(0.05, -0.45, 0.45, 0.55, 270, 450), (-0.42, 0.1)],),
     "S": ([*arc(0, -0.5, 0.46, 0.5, 330, 90), *arc(0, 0.5, 0.48, 0.5, 270, 510)],),
     "T": ([(-0.5, -1), (0.5, -1)], [(0, -1), (0, 1)]),
@@ -146,9 +147,7 @@ def _stop(board: Board) -> None:
     board.cut(rounded(8, 0.98, 0.04, turn=22.5))
     board.area(rounded(8, 1.0, 0.06, turn=22.5), WHITE)
     board.area(rounded(8, 0.98 - 0.06 * board.style.border, 0.03, turn=22.5), RED)
-    _write(
-        board.inset(0, 0, board.style.glyph), "STOP", height=0.58, width=0.24, stroke=0.105, gap=0.19, fill=WHITE
-    )
+    _write(board.inset(0, 0, board.style.glyph), "STOP", height=0.58, width=0.24, stroke=0.105, gap=0.19, fill=WHITE)
 
 
 def _crossing(board: Board) -> None:
@@ -207,8 +206,8 @@ def _keep(board: Board, fill: Colour) -> None:
 
 def _roundabout(board: Board, fill: Colour) -> None:
     for start in (-70, 50, 170):
-        board.arrow([*arc(0, 0, 0.68, 0.68, start, start + 62), *arc(0, 0, 0.68, 0.68, start + 98, start + 100)[-1:]],
-                    0.22, fill)
+        tip = arc(0, 0, 0.68, 0.68, start, start + 100)[-1]
+        board.arrow([*arc(0, 0, 0.68, 0.68, start, start + 62), tip], 0.22, fill)
 
 
 def _exclamation(board: Board, fill: Colour) -> None:
@@ -227,8 +226,8 @@ def _crossroads(board: Board, fill: Colour) -> None:
 
 
 def _bumps(board: Board, fill: Colour) -> None:
-    board.area([(-1.0, 0.7), (-1.0, 0.5), *arc(-0.45, 0.5, 0.42, 0.62, 180, 360), *arc(0.45, 0.5, 0.42, 0.62, 180, 360),
-                (1.0, 0.5), (1.0, 0.7)], fill)
+    left, right = (arc(x, 0.5, 0.42, 0.62, 180, 360) for x in (-0.45, 0.45))
+    board.area([(-1.0, 0.7), (-1.0, 0.5), *left, *right, (1.0, 0.5), (1.0, 0.7)], fill)
 
 
 def _slippery(board: Board, fill: Colour) -> None:

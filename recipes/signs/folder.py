@@ -45,9 +45,7 @@ class FileSource:
                 small = image.convert("RGB").resize((SIDE, SIDE), Image.Resampling.BICUBIC)
         # Pillow's decoders report damage by any of these.
         except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-            raise DataError(
-                f"{path}: cannot be read as an image ({error})", hint="replace the file, or remove it"
-            ) from error
+            raise _unreadable(path, error) from error
         return np.asarray(small), label
 
 
@@ -77,7 +75,7 @@ def read(root: str, *, class_count: int) -> Photographs:
         )
     splits: tuple[list[tuple[Path, int]], ...] = ([], [], [], [])
     for label, folder in enumerate(folders):
-        files = sorted(path for path in folder.iterdir() if path.suffix.lower() in SUFFIXES)
+        files = sorted(path for path in folder.iterdir() if path.suffix.lower() in SUFFIXES and not path.is_dir())
         if not files:
             raise DataError(
                 f"data.arguments.root: the class folder {folder} has no image",
@@ -90,5 +88,12 @@ def read(root: str, *, class_count: int) -> Photographs:
 
 
 def _split_of(file: Path) -> int:
-    position = int(sha256_file(file)[:16], 16) / 2**64
+    try:
+        position = int(sha256_file(file)[:16], 16) / 2**64
+    except OSError as error:
+        raise _unreadable(file, error) from error
     return next(split for split, end in enumerate(_SPLIT_ENDS) if position < end)
+
+
+def _unreadable(file: Path, error: Exception) -> DataError:
+    return DataError(f"{file}: cannot be read as an image ({error})", hint="replace the file, or remove it")

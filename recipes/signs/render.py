@@ -7,6 +7,7 @@ taken with a camera that blurs, has few noisy pixels and compresses.
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 
 import numpy as np
 from camera import cast_shadow, light, photograph
@@ -14,7 +15,7 @@ from canvas import Style
 from catalogue import SIGNS, draw
 from numpy.typing import NDArray
 from PIL import Image
-from scenery import SIDE, Floats, Textures, background, hide_behind, put_pole, to_planes
+from scenery import SIDE, Floats, Textures, background, blend, hide, lay_over, put_pole, to_planes
 
 CLASSES: tuple[str, ...] = tuple(SIGNS)
 
@@ -23,6 +24,15 @@ _DIRT = np.array([92, 84, 70], dtype=np.float32)[:, None, None]
 _DRAWN_SIDE = 64
 # Keeps the random streams of what all images share apart from those of the images, whose first key is their split's.
 _SHARED_STREAM = 1_000
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a sign is in the frame: centre and radius in pixels, roll in radians."""
+
+    centre: tuple[float, float]
+    radius: float
+    roll: float
 
 
 class Renderer:
@@ -51,42 +61,36 @@ class Renderer:
     def _scene(self, generator: np.random.Generator, label: int) -> Floats:
         """Put a sign into its surroundings, evenly lit: (3, 64, 64), 0 to 255."""
         radius = SIDE * generator.uniform(0.32, 0.5)
-        x, y = generator.normal(SIDE / 2, 0.04 * SIDE, 2)
-        roll = generator.normal(0.0, 0.1)
+        x, y = generator.normal(SIDE / 2, 0.04 * SIDE, 2).tolist()
+        place = Place((x, y), radius, roll=generator.normal(0.0, 0.1))
         behind = background(generator, self._textures)
         if generator.random() < 0.7:
-            put_pole(generator, behind, foot=(x, y), lean=roll)
+            put_pole(generator, behind, top=place.centre, lean=place.roll)
         scene = to_planes(behind)
         if generator.random() < 0.15:
-            scene = self._put_neighbour(generator, scene, x=x, y=y, radius=radius)
+            scene = self._put_neighbour(generator, scene, place)
         if generator.random() < 0.08:
             # At night headlights reach the sign, which throws their light back, and little else.
             scene = scene * generator.uniform(0.15, 0.4)
-        scene = self._put_sign(generator, scene, label, x=x, y=y, radius=radius, roll=roll)
+        scene = self._put_sign(generator, scene, label, place)
         if generator.random() < 0.35:
             scene = cast_shadow(generator, scene, self._textures)
         if generator.random() < 0.28:
-            scene = hide_behind(generator, scene, centre=(x, y), radius=radius)
+            scene = hide(generator, scene, centre=place.centre, radius=place.radius)
         return scene
 
-    def _put_neighbour(
-        self, generator: np.random.Generator, scene: Floats, *, x: float, y: float, radius: float
-    ) -> Floats:
-        """Put another sign on the same pole, of which the frame shows the edge."""
+    def _put_neighbour(self, generator: np.random.Generator, scene: Floats, place: Place) -> Floats:
+        """Put any sign above or below the one at `place`, so far off that the frame shows its edge at most."""
         side = -1 if generator.random() < 0.5 else 1
-        y += side * radius * generator.uniform(2.0, 2.3)
-        label = int(generator.integers(len(CLASSES)))
-        return self._put_sign(generator, scene, label, x=x, y=y, radius=radius, roll=0.0)
+        x, y = place.centre
+        beside = Place((x, y + side * place.radius * generator.uniform(2.0, 2.3)), place.radius, roll=0.0)
+        return self._put_sign(generator, scene, int(generator.integers(len(CLASSES))), beside)
 
-    def _put_sign(
-        self, generator: np.random.Generator, scene: Floats, label: int, *, x: float, y: float, radius: float, roll: float
-    ) -> Floats:
+    def _put_sign(self, generator: np.random.Generator, scene: Floats, label: int, place: Place) -> Floats:
         yaw, pitch = np.clip(generator.normal(0.0, (0.4, 0.15)), -0.95, 0.95).tolist()
-        coefficients = _projection(
-            x=x, y=y, radius=radius, yaw=yaw, pitch=pitch, roll=roll, distance=generator.uniform(2.5, 8.0)
-        )
+        coefficients = _projection(place, yaw=yaw, pitch=pitch, distance=generator.uniform(2.5, 8.0))
         large, small = self._drawing(label, int(generator.integers(_VARIANTS)))
-        drawing = large if 2 * radius > 0.6 * _DRAWN_SIDE else small
+        drawing = large if 2 * place.radius > 0.6 * _DRAWN_SIDE else small
         scale = drawing.width / 2
         placed = drawing.transform(
             (SIDE, SIDE),
@@ -95,8 +99,8 @@ class Renderer:
             Image.Resampling.BILINEAR,
         )
         sign = to_planes(placed)
-        aged = _age(generator, sign[:3], self._textures)
-        return scene + (aged - scene) * (sign[3] / np.float32(255.0))
+        sign[:3] = _age(generator, sign[:3], self._textures)
+        return lay_over(scene, sign)
 
     def _drawing(self, label: int, variant: int) -> tuple[Image.Image, Image.Image]:
         """Give a drawing of the class at full and at half size."""
@@ -109,20 +113,20 @@ class Renderer:
         return self._drawn[key]
 
 
-def _projection(
-    *, x: float, y: float, radius: float, yaw: float, pitch: float, roll: float, distance: float
-) -> list[float]:
+def _projection(place: Place, *, yaw: float, pitch: float, distance: float) -> list[float]:
     """Give the eight coefficients that take an image's pixel to a drawing's coordinates, both axes from 0 to 2.
 
-    A sign of `radius` pixels at (x, y) is turned by the three angles in radians and seen from `distance` radii away.
+    The sign is turned by its roll, yaw and pitch in radians, and seen from `distance` radii away.
     """
     cos_yaw, sin_yaw = math.cos(yaw), math.sin(yaw)
     cos_pitch, sin_pitch = math.cos(pitch), math.sin(pitch)
+    cos_roll, sin_roll = math.cos(place.roll), math.sin(place.roll)
     turn_yaw = np.array([[cos_yaw, 0.0, sin_yaw], [0.0, 1.0, 0.0], [-sin_yaw, 0.0, cos_yaw]])
     turn_pitch = np.array([[1.0, 0.0, 0.0], [0.0, cos_pitch, -sin_pitch], [0.0, sin_pitch, cos_pitch]])
-    turn_roll = np.array([[math.cos(roll), -math.sin(roll), 0.0], [math.sin(roll), math.cos(roll), 0.0], [0.0, 0.0, 1.0]])
+    turn_roll = np.array([[cos_roll, -sin_roll, 0.0], [sin_roll, cos_roll, 0.0], [0.0, 0.0, 1.0]])
     turned = turn_pitch @ turn_yaw @ turn_roll
-    lens = np.array([[radius, 0.0, x / distance], [0.0, radius, y / distance], [0.0, 0.0, 1.0 / distance]])
+    x, y = place.centre
+    lens = np.array([[place.radius, 0.0, x / distance], [0.0, place.radius, y / distance], [0.0, 0.0, 1.0 / distance]])
     forward = lens @ turned
     # The sign is flat: its third column meets the constant 1 of homogeneous coordinates instead of a depth.
     forward[:, 2] = (x, y, 1.0)
@@ -136,8 +140,7 @@ def _age(generator: np.random.Generator, colours: Floats, textures: Textures) ->
     """Fade, discolour and soil a sign."""
     fade = 0.35 * generator.random() ** 2
     tint = generator.normal(1.0, 0.06, 3).astype(np.float32)
-    aged = colours * ((1.0 - fade) * tint)[:, None, None] + np.float32(fade * 165.0)
+    aged: Floats = colours * ((1.0 - fade) * tint)[:, None, None] + np.float32(fade * 165.0)
     if generator.random() < 0.4:
-        soil = generator.uniform(0.2, 0.7) * textures.dirt(generator)
-        aged = aged + (_DIRT - aged) * soil
+        aged = blend(aged, _DIRT, np.float32(generator.uniform(0.2, 0.7)) * textures.dirt(generator))
     return aged

@@ -64,11 +64,11 @@ class Textures:
 
     def shade(self, generator: np.random.Generator) -> Floats:
         """Give dappled shade (SIDE, SIDE): 0 in the sun, 1 in the shadow of leaves."""
-        return np.clip(0.5 + 2.0 * self.cut(generator, _SMOOTH), 0.0, 1.0)
+        return clip_to_share(0.5 + 2.0 * self.cut(generator, _SMOOTH))
 
     def dirt(self, generator: np.random.Generator) -> Floats:
         """Give the density of dirt (SIDE, SIDE): 0 on most of the area, up to 1 in spots."""
-        return np.clip(0.7 * self.cut(generator, _MEDIUM) - 0.4, 0.0, 1.0)
+        return clip_to_share(0.7 * self.cut(generator, _MEDIUM) - 0.4)
 
 
 def _field(generator: np.random.Generator, exponent: float) -> Floats:
@@ -87,10 +87,10 @@ def background(generator: np.random.Generator, textures: Textures) -> Image.Imag
     """Paint two surfaces that meet at an uneven horizon, with up to five things before them, out of focus."""
     above = _paint(generator, textures, _ABOVE[generator.integers(len(_ABOVE))])
     below = _paint(generator, textures, _BELOW[generator.integers(len(_BELOW))])
-    horizon = generator.uniform(-0.3, 1.4) * SIDE
-    uneven = generator.uniform(0.0, 6.0) * textures.cut(generator, _SMOOTH)
-    share = np.clip((_ROWS - horizon + uneven) / generator.uniform(1.0, 5.0), 0.0, 1.0)
-    image = to_image(above + (below - above) * share)
+    horizon = np.float32(generator.uniform(-0.3, 1.4) * SIDE)
+    uneven = np.float32(generator.uniform(0.0, 6.0)) * textures.cut(generator, _SMOOTH)
+    share = clip_to_share((_ROWS - horizon + uneven) / np.float32(generator.uniform(1.0, 5.0)))
+    image = to_image(blend(above, below, share))
     pen = ImageDraw.Draw(image)
     for _ in range(generator.integers(6)):
         _put_thing(generator, pen)
@@ -102,8 +102,9 @@ def _paint(generator: np.random.Generator, textures: Textures, surface: Surface)
     mix, tint = generator.random(), generator.uniform(-8.0, 8.0, 3)
     darkest, lightest = np.array(surface.darkest), np.array(surface.lightest)
     colour = (darkest + mix * (lightest - darkest) + tint).astype(np.float32)
-    relief = 1.0 + np.float32(surface.contrast) * textures.cut(generator, surface.texture)
-    return relief * colour[:, None, None]
+    relief = np.float32(1.0) + np.float32(surface.contrast) * textures.cut(generator, surface.texture)
+    painted: Floats = relief * colour[:, None, None]
+    return painted
 
 
 def _put_thing(generator: np.random.Generator, pen: ImageDraw.ImageDraw) -> None:
@@ -128,18 +129,18 @@ def _put_thing(generator: np.random.Generator, pen: ImageDraw.ImageDraw) -> None
         pen.polygon([(x + around[i], y + around[i + 1]) for i in (0, 2, 4)], fill=fill)
 
 
-def put_pole(generator: np.random.Generator, image: Image.Image, *, foot: tuple[float, float], lean: float) -> None:
-    """Draw the pole of a sign on the image, from the sign's centre `foot` downwards, `lean` in radians."""
+def put_pole(generator: np.random.Generator, image: Image.Image, *, top: tuple[float, float], lean: float) -> None:
+    """Draw the pole of a sign, from the sign's centre `top` downwards; `lean` is in radians."""
     level = int(generator.integers(60, 190))
     width = int(generator.integers(2, 6))
-    x, y = foot
+    x, y = top
     end = (x - math.tan(lean) * (SIDE + 4 - y), SIDE + 4.0)
     pen = ImageDraw.Draw(image)
-    pen.line((foot, end), fill=(level, level, level + 4), width=width)
+    pen.line((top, end), fill=(level, level, level + 4), width=width)
     pen.line(((x - width / 4, y), (end[0] - width / 4, end[1])), fill=(level + 40, level + 40, level + 40), width=1)
 
 
-def hide_behind(generator: np.random.Generator, scene: Floats, *, centre: tuple[float, float], radius: float) -> Floats:
+def hide(generator: np.random.Generator, scene: Floats, *, centre: tuple[float, float], radius: float) -> Floats:
     """Put a branch, a sticker or the edge of something nearer before a sign at `centre` with `radius` in pixels."""
     # Drawn at twice the size, for smooth edges.
     layer = Image.new("RGBA", (2 * SIDE, 2 * SIDE), (0, 0, 0, 0))
@@ -153,8 +154,7 @@ def hide_behind(generator: np.random.Generator, scene: Floats, *, centre: tuple[
             _put_sticker(generator, pen, middle, reach)
     else:
         _put_edge(generator, pen, middle, reach)
-    over = to_planes(layer.reduce(2))
-    return scene + (over[:3] - scene) * (over[3] / np.float32(255.0))
+    return lay_over(scene, to_planes(layer.reduce(2)))
 
 
 def _put_branch(
@@ -175,7 +175,8 @@ def _put_branch(
             leaf_y = y + along * (tip[1] - y) + (dy - 0.5) * 0.3 * reach
             half = 2.0 + 4.0 * size
             red, green, blue = (int((0.6 + 0.7 * light) * v) for v in base)
-            pen.ellipse((leaf_x - half, leaf_y - 0.7 * half, leaf_x + half, leaf_y + 0.7 * half), (red, green, blue, 255))
+            box = (leaf_x - half, leaf_y - 0.7 * half, leaf_x + half, leaf_y + 0.7 * half)
+            pen.ellipse(box, (red, green, blue, 255))
 
 
 def _put_sticker(
@@ -212,6 +213,23 @@ def _put_edge(
         (x - along[0] + far[0], y - along[1] + far[1]),
     ]
     pen.polygon(corners, fill=(red, green, blue, 255))
+
+
+def blend(under: Floats, over: Floats, share: Floats) -> Floats:
+    """Mix two scenes; `share` is that of `over`, from 0 to 1."""
+    mixed: Floats = under + (over - under) * share
+    return mixed
+
+
+def lay_over(scene: Floats, layer: Floats) -> Floats:
+    """Put a layer (4, SIDE, SIDE), whose last plane says how much it covers from 0 to 255, on a scene."""
+    return blend(scene, layer[:3], layer[3] / np.float32(255.0))
+
+
+def clip_to_share(values: Floats) -> Floats:
+    """Clip to 0 and 1."""
+    share: Floats = np.clip(values, np.float32(0.0), np.float32(1.0))
+    return share
 
 
 def to_image(planes: Floats) -> Image.Image:

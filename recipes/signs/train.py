@@ -14,7 +14,6 @@ from __future__ import annotations
 import argparse
 import copy
 import math
-import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -26,7 +25,9 @@ from data import Signs, Split
 from model import SignNet
 from torch import Tensor, nn
 
+from enginewright.errors import DataError
 from enginewright_runtime.atomic import write_file
+from enginewright_runtime.exit_codes import ExitCode
 
 _BATCH = 64
 _WEIGHT_DECAY = 0.05
@@ -36,15 +37,24 @@ _SHIFT = 3
 
 
 def main() -> None:
-    arguments = _parser().parse_args()
+    parser = _parser()
+    try:
+        _run(parser.parse_args())
+    except DataError as error:
+        parser.exit(ExitCode.USAGE, f"{error}\n")
+
+
+def _run(arguments: argparse.Namespace) -> None:
     torch.manual_seed(arguments.seed)
     torch.set_num_threads(arguments.threads)
     data = Signs(root=arguments.root, class_count=arguments.classes, train=arguments.classes * arguments.images)
-    network = SignNet(classes=len(data.classes)).to(memory_format=torch.channels_last)
+    network = SignNet(classes=len(data.classes))
+    # torch.nn.Module.to takes it, and its types do not say so.
+    network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     best = _train(network, data, epochs=arguments.epochs, learning_rate=arguments.learning_rate, seed=arguments.seed)
     network.load_state_dict(best)
     write_file(arguments.output, safetensors.torch.save(best))
-    _say(f"test accuracy {_accuracy(network, data.test):.4f} on {len(data.test)} images; wrote {arguments.output}")
+    print(f"test accuracy {_accuracy(network, data.test):.4f} on {len(data.test)} images; wrote {arguments.output}")
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -60,9 +70,7 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _train(
-    network: nn.Module, data: Signs, *, epochs: int, learning_rate: float, seed: int
-) -> dict[str, Tensor]:
+def _train(network: nn.Module, data: Signs, *, epochs: int, learning_rate: float, seed: int) -> dict[str, Tensor]:
     """Train with AdamW and a cosine schedule; give the weights of the best epoch."""
     # In the few epochs that a processor has time for, momentum SGD stays far behind: 45 % against 96 % after four.
     optimizer = torch.optim.AdamW(network.parameters(), learning_rate, weight_decay=_WEIGHT_DECAY)
@@ -88,9 +96,10 @@ def _train(
         accuracy = _accuracy(network, data.validation)
         if accuracy >= best_accuracy:
             best_accuracy, best = accuracy, copy.deepcopy(network.state_dict())
-        _say(
+        print(
             f"epoch {epoch}/{epochs}  loss {np.mean(losses):.4f}  validation accuracy {accuracy:.4f}  "
-            f"{time.monotonic() - started:.0f} s"
+            f"{time.monotonic() - started:.0f} s",
+            flush=True,
         )
     return {name: tensor.contiguous() for name, tensor in best.items()}
 
@@ -137,11 +146,6 @@ def _has_bfloat16() -> bool:
     except OSError:
         return False
     return "amx_bf16" in flags or "avx512_bf16" in flags
-
-
-def _say(line: str) -> None:
-    sys.stdout.write(f"{line}\n")
-    sys.stdout.flush()
 
 
 if __name__ == "__main__":

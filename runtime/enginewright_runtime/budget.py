@@ -128,17 +128,16 @@ def _share_beyond(sessions: Sequence[npt.NDArray[np.int64]], limit_ns: float) ->
 
 def _percentile_interval_ms(
     sessions: Sequence[npt.NDArray[np.int64]], pooled: npt.NDArray[np.int64], allowed: float
-) -> tuple[float | None, float | None]:
-    """The samples between which the percentile lies: the limits at which a budget would fail and pass.
+) -> tuple[float, float | None]:
+    """The samples between which the percentile lies: a budget fails below the first, and passes from the second on.
 
-    None where that limit is not among the samples.
+    The second is None where no sample is a limit that passes.
     """
     limits = [float(sample) for sample in pooled]
     passing = bisect_left(limits, True, key=lambda limit: _share_beyond(sessions, limit)[1] <= allowed)
     failing = bisect_left(limits, True, key=lambda limit: _share_beyond(sessions, limit)[0] <= allowed)
-    low = limits[failing - 1] / 1e6 if failing > 0 else None
-    high = limits[passing] / 1e6 if passing < len(limits) else None
-    return low, high
+    # Beyond the largest sample there is nothing, so that a budget of it never fails, and `failing` is always an index.
+    return limits[failing] / 1e6, limits[passing] / 1e6 if passing < len(limits) else None
 
 
 def _size(name: str, limit: float, evidence: Evidence) -> Finding:

@@ -56,6 +56,8 @@ def measure(
     sessions done and `sessions`. Raises MeasurementError where a process dies, stops answering or answers nonsense,
     with what it wrote to its standard error. Whatever happens, all processes have ended on return.
     """
+    if sessions < 1:
+        raise ValueError("a measurement has one session at the least")
     with Measuring(engines, inputs, rounds=rounds, chunk=chunk, seed=seed, warm_up=warm_up) as measuring:
         for done in range(sessions):
             if on_progress:

@@ -46,16 +46,17 @@ def test_a_build_gives_a_bundle_that_runs_and_says_what_was_reached(first_build:
 def test_the_bundle_holds_what_the_design_says(first_build: tuple[TinyProject, Finished]) -> None:
     bundle = read_bundle(Path(first_build[1].json["bundle"]))
     engine = bundle.manifest.engines[0]
-    assert {"model.onnx", "golden.npz", "report.html", engine.path} <= set(bundle.names)
+    assert {"model.onnx", "golden.npz", "report.html", engine.path} <= set(bundle.manifest.files)
     assert engine.path == f"engines/{engine.fingerprint}/engine"
     assert [step.name for step in bundle.manifest.steps] == STEPS[:-1]
-    assert any(name.startswith("measurements/") for name in bundle.names)
+    assert any(name.startswith("measurements/") for name in bundle.manifest.files)
 
 
 def test_a_second_build_reuses_every_step_and_imports_nothing_heavy(built: TinyProject) -> None:
     program = (
         "import sys; from enginewright.cli import main; code = main(['build', 'tiny', '--target', 'cpu', '--json']);"
-        "heavy = {'torch', 'onnx', 'onnxruntime', 'torch_pruning', 'onnxsim', 'rich'} & set(sys.modules); print(sorted(heavy), file=sys.stderr);"
+        "heavy = {'torch', 'onnx', 'onnxruntime', 'torch_pruning', 'onnxsim', 'rich'} & set(sys.modules);"
+        "print(sorted(heavy), file=sys.stderr);"
         "sys.exit(code)"
     )
     process = subprocess.run(

@@ -8,7 +8,7 @@ import pytest
 
 from enginewright.errors import UsageError
 from enginewright.project import Project, find_project
-from enginewright.recipe import Metric, Model, Recipe, TargetSettings
+from enginewright.recipe import Data, Model, Recipe, TargetSettings
 
 
 @pytest.fixture
@@ -24,15 +24,21 @@ def project(root: Path) -> Project:
     return find_project(root, environment={})
 
 
-def recipe(path: Path, *, weights: str = "signs.safetensors", metric: Metric = "top1") -> Recipe:
+def recipe(path: Path, *, weights: str = "signs.safetensors") -> Recipe:
     model = Model(factory="model:SignNet", weights=weights)
-    return Recipe(recipe=1, name=path.stem, model=model, metric=metric, targets={"cpu": TargetSettings()}, path=path)
+    data, targets = Data(factory="data:Signs"), {"cpu": TargetSettings()}
+    return Recipe(recipe=1, name=path.stem, model=model, data=data, metric="top1", targets=targets, path=path)
 
 
 def test_the_nearest_folder_upward_with_recipes_is_the_project(root):
     assert find_project(root / "recipes/signs/deep", environment={}).root == root
     (root / "recipes/signs/deep/recipes").mkdir()
     assert find_project(root / "recipes/signs/deep", environment={}).root == root / "recipes/signs/deep"
+
+
+def test_a_start_with_two_dots_is_followed_before_looking_upward(root, tmp_path):
+    (tmp_path / "recipes/signs/deep/recipes").mkdir()
+    assert find_project(root / "recipes/signs/deep/..", environment={}).root == root
 
 
 def test_where_there_is_no_project_the_error_says_how_to_make_one(tmp_path):
@@ -75,6 +81,8 @@ def test_a_recipe_is_found_by_its_name_and_by_its_path_from_anywhere(project, ro
     assert project.recipe_path("signs") == expected
     assert project.recipe_path("recipes/signs.yaml") == expected
     assert project.recipe_path(str(expected)) == expected
+    monkeypatch.chdir(root / "recipes/signs")
+    assert project.recipe_path("../signs.yaml") == expected
     monkeypatch.chdir(root / "recipes")
     assert project.recipe_path("signs.yaml") == expected
     assert project.recipe_path("recipes/signs.yaml") == expected

@@ -26,6 +26,7 @@ from enginewright.recipe import (
 from enginewright.target import Target
 
 GOLDEN = Path(__file__).parents[1] / "golden/errors/recipes"
+ONNX = "{onnx: signs.onnx, inputs: {image: {shape: [batch, 3, 64, 64], dtype: float32}}, outputs: [logits]}"
 CPU = Target(target=1, name="cpu", summary="this computer", backend="onnxruntime", build="here", threads=1)
 
 SIGNS = """\
@@ -132,20 +133,18 @@ def test_the_percentile_is_set_exactly_where_the_method_is_percentile(load):
     assert calibration("method: mse").percentile is None
 
 
-def test_a_network_that_comes_as_onnx_needs_nothing_but_its_file_and_can_be_quantized(load, tmp_path):
+def test_a_network_that_comes_as_onnx_can_be_quantized(load, tmp_path):
     recipe = load(
-        "recipe: 1\nname: signs\nmodel: {onnx: signs.onnx}\ndata: {factory: data:Signs}\nmetric: fidelity\n"
+        f"recipe: 1\nname: signs\nmodel: {ONNX}\ndata: {{factory: data:Signs}}\nmetric: fidelity\n"
         "compress: [quantize: {}]\ntargets: {cpu: {}}\n"
     )
     assert recipe.model.onnx == "signs.onnx"
-    assert recipe.model.inputs == {}
     assert recipe.compress == (Quantize(),)
 
 
-def test_a_recipe_may_compress_nothing_and_then_needs_no_data_for_fidelity(load):
-    recipe = load("recipe: 1\nname: signs\nmodel: {onnx: signs.onnx}\nmetric: fidelity\ntargets: {cpu: {}}\n")
-    assert recipe.compress == ()
-    assert recipe.data is None
+def test_a_recipe_may_compress_nothing(load):
+    lines = ("recipe: 1", "name: signs", f"model: {ONNX}", "data: {factory: data:Signs}", "metric: fidelity")
+    assert load("\n".join([*lines, "targets: {cpu: {}}"])).compress == ()
 
 
 def test_a_metric_may_be_a_factory(load):

@@ -34,8 +34,6 @@ BEYOND_A_SCHEMA = {
     "merge_key",
     "name_is_not_the_files",
     "neither_factory_nor_onnx",
-    "no_data",
-    "no_data_to_judge_by",
     "only_a_comment",
     "onnx_cannot_be_trained",
     "onnx_with_weights",

@@ -41,7 +41,14 @@ def test_a_billion_laughs_are_refused_without_building_them():
 
 
 def test_nesting_has_a_limit():
-    assert fault("[" * 500 + "]" * 500) == "x.yaml:1: nested more than 50 levels deep"
+    assert fault("[" * 500 + "]" * 500) == "x.yaml:1: nested more than 50 levels deep, aliases written out"
+    assert fault("[" * 50 + "]" * 50) == ""
+
+
+def test_aliases_cannot_nest_deeper_than_the_limit():
+    rungs = [f"a{rung}: &a{rung} [[[[[[[[[[*a{rung - 1}]]]]]]]]]]" for rung in range(1, 40)]
+    text = "\n".join(["a0: &a0 x", *rungs])
+    assert fault(text) == "x.yaml:6: nested more than 50 levels deep, aliases written out"
 
 
 @pytest.mark.parametrize(

@@ -42,6 +42,12 @@ def test_every_backend_that_a_target_may_name_is_one_of_the_runtime():
     assert set(get_args(get_type_hints(Target)["backend"])) <= set(BACKENDS)
 
 
+def test_the_catalogue_of_an_installed_wheel_is_in_the_package(tmp_path, monkeypatch):
+    monkeypatch.setattr("enginewright.target._PACKAGED", tmp_path)
+    write(tmp_path, "van")
+    assert [target.name for target in load_targets(catalogue(None))] == ["van"]
+
+
 def test_a_projects_own_target_comes_before_the_one_that_comes_with_enginewright(tmp_path):
     (tmp_path / "recipes").mkdir()
     write(tmp_path / "targets", "cpu", summary="mine", threads=7)

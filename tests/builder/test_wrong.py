@@ -81,7 +81,7 @@ WRONG: dict[str, tuple[Edit, tuple[str, ...]]] = {
         ("reading the samples", "ValueError: invalid literal"),
     ),
     "wrong sample shape": (
-        in_data("(3, 16, 16))", "(3, 16, 16))[:, :8]"),
+        in_data("image.astype(np.float32), label", "image.astype(np.float32)[:, :8], label"),
         ("has the shape [3, 8, 16], expected [3, 16, 16]",),
     ),
     "labels out of range": (

@@ -92,15 +92,13 @@ def test_every_truncation_and_every_addition_is_refused(path: Path) -> None:
 
 def test_an_altered_bundle_says_so_and_what_to_do(path: Path) -> None:
     data = path.read_bytes()
-    assert str(refusal(path, b"P" + data)) == (
-        f"{path}: its bytes do not match its digest: it was altered\n  fix: copy or build it again"
-    )
-    assert str(refusal(path, data[:-1])) == (
-        f"{path}: not an enginewright bundle, or cut short: it does not end with its digest\n  fix: copy or build it again"
-    )
+    again = "\n  fix: copy or build it again"
+    assert str(refusal(path, b"P" + data)) == f"{path}: its bytes do not match its digest: it was altered{again}"
+    cut = "not an enginewright bundle, or cut short: it does not end with its digest"
+    assert str(refusal(path, data[:-1])) == f"{path}: {cut}{again}"
 
 
-# What follows was packed by somebody who knows the format: every bundle below ends with the right digest of its own bytes.
+# What follows was packed by somebody who knows the format: every bundle below ends with the right digest of its bytes.
 
 
 def sealed(body: bytes) -> bytes:

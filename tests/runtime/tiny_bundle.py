@@ -26,7 +26,8 @@ def tiny_model() -> bytes:
         [helper.make_tensor_value_info("y", TensorProto.FLOAT, ["batch", 3])],
         [helper.make_tensor("weights", TensorProto.FLOAT, WEIGHTS.shape, WEIGHTS)],
     )
-    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8).SerializeToString()
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+    return bytes(model.SerializeToString())
 
 
 def tiny_manifest() -> Manifest:

@@ -1,6 +1,7 @@
 """How each backend wants its int8 network written: types of integers, bias, weights, and where the Q/DQ pairs stand.
 
-Plain data: importing this module imports neither onnx nor numpy, because planning needs the name of a dialect and nothing else.
+Plain data: importing this module imports neither onnx nor numpy, because planning needs the name of a dialect and
+nothing else.
 """
 
 from __future__ import annotations
@@ -22,12 +23,14 @@ class Dialect:
 
     `activation`, `symmetric`: the integers of activations; symmetric means zero point 0 and a range of -amax to amax.
     `weight_limit`: weights lie within -weight_limit to weight_limit, one scale an output channel, zero point 0.
-    `weights_as`: how a weight is stored, as int8 behind DequantizeLinear or as float32 behind QuantizeLinear and DequantizeLinear.
+    `weights_as`: how a weight is stored, as int8 behind DequantizeLinear or as float32 behind QuantizeLinear and
+    DequantizeLinear.
     `bias`: int32 behind DequantizeLinear with scale input x weight, or left in float32.
-    `placement`: `around` gives every quantized operator integer inputs and an integer output; `inputs` quantizes what enters
-    a convolution or matrix product and lets the backend fuse what follows.
+    `placement`: `around` gives every quantized operator integer inputs and an integer output; `inputs` quantizes what
+    enters a convolution or matrix product and lets the backend fuse what follows.
     `weighted`: the operators with weights that have an integer kernel.
-    `minimum_channels`: a convolution with fewer input or output channels stays float. `minimum_rows`: a product with fewer rows does.
+    `minimum_channels`: a convolution with fewer input or output channels stays float. `minimum_rows`: a product with
+    fewer rows does.
     """
 
     name: str
@@ -66,7 +69,8 @@ DIALECTS: Mapping[str, Dialect] = {
             placement="around",
             weighted=_ONNXRUNTIME,
         ),
-        # Without VNNI the kernels add two 16-bit products of uint8 and int8 before they widen: 2 x 255 x 64 still fits, 2 x 255 x 127 saturates.
+        # Without VNNI the kernels add two 16-bit products of uint8 and int8 before they widen: 2 x 255 x 64 still
+        # fits, 2 x 255 x 127 saturates.
         Dialect(
             "onnxruntime-x86",
             activation="uint8",
@@ -77,9 +81,9 @@ DIALECTS: Mapping[str, Dialect] = {
             placement="around",
             weighted=_ONNXRUNTIME,
         ),
-        # ONNX Runtime's kernels for 64-bit ARM accumulate int8 x int8 in 32 bits (SDOT, SMMLA, and NEON before them), so nothing saturates;
-        # the symmetric and the depthwise convolutions are written for signed activations (onnxruntime pull requests 9655, 9772 and 9902).
-        # On x86 signed activations are not fused at all.
+        # ONNX Runtime's kernels for 64-bit ARM accumulate int8 x int8 in 32 bits (SDOT, SMMLA, and NEON before them),
+        # so nothing saturates; the symmetric and the depthwise convolutions are written for signed activations
+        # (onnxruntime pull requests 9655, 9772 and 9902). On x86 signed activations are not fused at all.
         Dialect(
             "onnxruntime-arm",
             activation="int8",
@@ -90,7 +94,8 @@ DIALECTS: Mapping[str, Dialect] = {
             placement="around",
             weighted=_ONNXRUNTIME,
         ),
-        # The parsers of TensorRT 8 want weights in float32 before their QuantizeLinear, and every later one takes them: one graph serves all.
+        # The parsers of TensorRT 8 want weights in float32 before their QuantizeLinear, and every later one takes
+        # them: one graph serves all.
         Dialect(
             "tensorrt",
             activation="int8",

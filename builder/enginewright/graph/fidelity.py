@@ -23,13 +23,18 @@ Array = npt.NDArray[np.generic]
 
 
 def signal_to_noise(
-    float_model: onnx.ModelProto, quantized_model: onnx.ModelProto, batches: Iterable[Mapping[str, Array]], *, threads: int = 1
+    float_model: onnx.ModelProto,
+    quantized_model: onnx.ModelProto,
+    batches: Iterable[Mapping[str, Array]],
+    *,
+    threads: int = 1,
 ) -> Mapping[str, float]:
-    """Signal to noise in dB, 10 log10(sum of float squared / sum of difference squared), of each int8 layer by the layer's name, and of each float
-    output of the network by the output's name.
+    """Signal to noise in dB, 10 log10(sum of float squared / sum of difference squared), of each int8 layer by the
+    layer's name, and of each float output of the network by the output's name.
 
-    Every tensor is compared where both networks have it in float, before its own quantizer: the noise is that of everything up to it. Both run in float32
-    arithmetic, so what the figure tells is the loss by rounding and cutting, the same on every computer. Only sums stay from batch to batch.
+    Every tensor is compared where both networks have it in float, before its own quantizer: the noise is that of
+    everything up to it. Both run in float32 arithmetic, so what the figure tells is the loss by rounding and cutting,
+    the same on every computer. Only sums stay from batch to batch.
     Raises DataError if there is no batch.
     """
     before, after = normal_form(float_model), normal_form(quantized_model)
@@ -47,7 +52,9 @@ def signal_to_noise(
             signal[tensor] += float(reference @ reference)
             noise[tensor] += float(difference @ difference)
     if empty:
-        raise DataError("fidelity: there is not a single sample to compare the networks on", hint="give calibration data")
+        raise DataError(
+            "fidelity: there is not a single sample to compare the networks on", hint="give calibration data"
+        )
     return {name: _decibels(signal[tensor], noise[tensor]) for name, tensor in compared.items()}
 
 

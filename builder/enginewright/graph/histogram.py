@@ -17,10 +17,13 @@ _SMALLEST_EXPONENT = -100  # a tensor whose magnitudes all lie below 2**-100 is 
 
 
 class Histogram:
-    """Counts of a tensor's values in equal bins from -limit to limit, where limit is a power of two that doubles when it must.
+    """Counts of a tensor's values in equal bins from -limit to limit, where limit is a power of two that doubles when
+    it must.
 
-    Doubling joins the bins in pairs. All edges are exact in float32, so the counts do not depend on the order or the batches in which values come.
-    `low`, `high` (exact), `count` and `zeros` (exact zeros; ReLU makes half of all values zero) cover everything seen so far.
+    Doubling joins the bins in pairs. All edges are exact in float32, so the counts do not depend on the order or the
+    batches in which values come.
+    `low`, `high` (exact), `count` and `zeros` (exact zeros; ReLU makes half of all values zero) cover everything seen
+    so far.
 
     >>> seen = Histogram("relu_1")
     >>> seen.update(np.array([0.0, 0.5, 3.0], np.float32))

@@ -14,7 +14,8 @@ from enginewright.graph.topology import FloatArray
 
 __all__ = ["IntegerWeights", "Quantizer", "integer_weights", "quantizer"]
 
-# The smallest scale that is given out. Products of two of them are still normal float32 numbers, so neither rounds to zero nor becomes slow.
+# The smallest scale that is given out. Products of two of them are still normal float32 numbers, so neither rounds to
+# zero nor becomes slow.
 _SMALLEST_SCALE = 2.0**-60
 _LARGEST_BIAS = 2**30  # half of what int32 holds: the other half is for the sum of products that it is added to
 
@@ -29,7 +30,9 @@ class Quantizer:
 
 @dataclass(frozen=True)
 class IntegerWeights:
-    """A layer's weights as integers within the dialect's limit, `scale` one float32 an output channel, and its bias for the dialect."""
+    """A layer's weights as integers within the dialect's limit, `scale` one float32 an output channel, and its bias
+    for the dialect.
+    """
 
     weight: npt.NDArray[np.int8]
     scale: FloatArray
@@ -58,8 +61,9 @@ def quantizer(range_: Range, dialect: Dialect) -> Quantizer:
 def integer_weights(weights: Weights, input_scale: float, dialect: Dialect) -> IntegerWeights:
     """Round a layer's weights to integers, each output channel with the scale that its largest weight asks for.
 
-    A channel of zeros takes the largest scale of the layer. Where the bias is an integer too, the scale of a channel with tiny weights and a large bias is
-    raised until the bias fits: bias / (input scale x weight scale) must stay within int32, or it would wrap or saturate.
+    A channel of zeros takes the largest scale of the layer. Where the bias is an integer too, the scale of a channel
+    with tiny weights and a large bias is raised until the bias fits: bias / (input scale x weight scale) must stay
+    within int32, or it would wrap or saturate.
     """
     channels = weights.weight.shape[weights.axis]
     others = tuple(axis for axis in range(weights.weight.ndim) if axis != weights.axis)

@@ -22,7 +22,8 @@ class Layer:
     """One operator with weights or with multiply-accumulates, at batch one.
 
     `weights` counts numbers, bias included; `weight_bytes` is their size in an engine.
-    `precision`: `int8` where its inputs come from DequantizeLinear, else `float32`. `snr_db`: signal to noise of its output, where it was measured.
+    `precision`: `int8` where its inputs come from DequantizeLinear, else `float32`. `snr_db`: signal to noise of its
+    output, where it was measured.
     """
 
     name: str
@@ -36,7 +37,9 @@ class Layer:
 
 
 def layers(model: onnx.ModelProto) -> tuple[Layer, ...]:
-    """The layers of a network, float or with Q/DQ nodes, in graph order. Raises DataError where shapes cannot be inferred."""
+    """The layers of a network, float or with Q/DQ nodes, in graph order. Raises DataError where shapes cannot be
+    inferred.
+    """
     network = normal_form(model)
     view = Topology(network)
     return tuple(_layer(node, view) for node in view.nodes if _is_layer(node))
@@ -48,8 +51,13 @@ def total_macs(table: Iterable[Layer]) -> int:
 
 
 def layers_to_json(table: Iterable[Layer]) -> dict[str, object]:
-    """The JSON form: {"format", "layers": [{"name", "op", "macs", "weights", "weight_bytes", "output_shape", "precision", "snr_db"}]}."""
-    return {"format": FORMAT, "layers": [{**asdict(layer), "output_shape": list(layer.output_shape)} for layer in table]}
+    """The JSON form: {"format", "layers": [{"name", "op", "macs", "weights", "weight_bytes", "output_shape",
+    "precision", "snr_db"}]}.
+    """
+    return {
+        "format": FORMAT,
+        "layers": [{**asdict(layer), "output_shape": list(layer.output_shape)} for layer in table],
+    }
 
 
 def _is_layer(node: onnx.NodeProto) -> bool:
@@ -76,8 +84,8 @@ def _macs(node: onnx.NodeProto, view: Topology) -> int:
     if node.op_type in ("Gemm", "MatMul"):
         transposed = node.op_type == "Gemm" and attributes(node).get("transA", 0)
         return prod(output) * inputs[0 if transposed else -1]
-    # A weight is [outputs, inputs / groups, kernel ...] for Conv and [inputs, outputs / groups, kernel ...] for ConvTranspose:
-    # every output position of the one, and every input position of the other, uses each weight once.
+    # A weight is [outputs, inputs / groups, kernel ...] for Conv and [inputs, outputs / groups, kernel ...] for
+    # ConvTranspose: every output position of the one, and every input position of the other, uses each weight once.
     positions = output[2:] if node.op_type == "Conv" else inputs[2:]
     return prod(view.shape(node.input[1])) * prod(positions) * output[0]
 
@@ -99,4 +107,3 @@ def _stored(tensor: str, view: Topology) -> tuple[onnx.TensorProto, int] | None:
     if found is None:
         return None
     return found, (4 if found.data_type == onnx.TensorProto.INT32 else size)
-

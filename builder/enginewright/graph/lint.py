@@ -1,6 +1,8 @@
-"""Look at a network with Q/DQ nodes as its backend will: what would be rejected, and which pairs break a fusion and so cost time.
+"""Look at a network with Q/DQ nodes as its backend will: what would be rejected, and which pairs break a fusion and
+so cost time.
 
-`faults` are errors in any network of that dialect, `lint` adds what merely makes it slower. Both work on any network, not only on our own.
+`faults` are errors in any network of that dialect, `lint` adds what merely makes it slower. Both work on any network,
+not only on our own.
 """
 
 from __future__ import annotations
@@ -14,7 +16,7 @@ import onnx
 
 from enginewright.graph.dialects import Dialect
 from enginewright.graph.placement import rectified
-from enginewright.graph.rules import RULES, Kind, kind
+from enginewright.graph.rules import RULES, Kind
 from enginewright.graph.topology import Topology, attributes
 
 __all__ = ["faults", "lint"]
@@ -27,7 +29,10 @@ _INTEGER_TYPES = {onnx.TensorProto.INT8: "int8", onnx.TensorProto.UINT8: "uint8"
 def faults(model: onnx.ModelProto, dialect: Dialect) -> tuple[str, ...]:
     """Sentences that name each node which the backend would reject or compute wrongly; empty if there is none."""
     view = Topology(model)
-    return (*_foreign_operators(view), *(sentence for node in view.nodes for sentence in _node_faults(node, view, dialect)))
+    return (
+        *_foreign_operators(view),
+        *(sentence for node in view.nodes for sentence in _node_faults(node, view, dialect)),
+    )
 
 
 def lint(model: onnx.ModelProto, dialect: Dialect) -> tuple[str, ...]:
@@ -109,7 +114,7 @@ def _weight_faults(node: onnx.NodeProto, found: _Constants, view: Topology, dial
     for reader in view.consumers(node.output[0]) if node.op_type == "DequantizeLinear" else ():
         wanted = {"Conv": 0, "ConvTranspose": 1}.get(reader.op_type)
         if wanted is not None and found.scale.size > 1 and found.axis != wanted:
-            yield f"'{node.name}' has its scales along axis {found.axis} of the weights of {reader.op_type} '{reader.name}': only axis {wanted} is fused"
+            yield f"'{node.name}' has its scales along axis {found.axis} of {reader.op_type} '{reader.name}': only axis {wanted} is fused"
 
 
 def _bias_faults(node: onnx.NodeProto, found: _Constants, view: Topology, dialect: Dialect) -> Iterator[str]:
@@ -120,7 +125,9 @@ def _bias_faults(node: onnx.NodeProto, found: _Constants, view: Topology, dialec
         yield f"'{node.name}' holds a bias as {found.type} with a zero point, and {dialect.name} wants int32 and 0"
     for reader in view.consumers(node.output[0]):
         makers = [view.producer(name) for name in reader.input[:2]]
-        constants = [_constants(maker, view) for maker in makers if maker is not None and maker.op_type == "DequantizeLinear"]
+        constants = [
+            _constants(maker, view) for maker in makers if maker is not None and maker.op_type == "DequantizeLinear"
+        ]
         if len(constants) == 2 and constants[0] is not None and constants[1] is not None:
             product = (constants[0].scale * constants[1].scale).ravel()
             if not np.allclose(found.scale.ravel(), product, rtol=1e-5, atol=0.0):
@@ -130,10 +137,17 @@ def _bias_faults(node: onnx.NodeProto, found: _Constants, view: Topology, dialec
 def _role(node: onnx.NodeProto, view: Topology) -> str:
     """What a Q or DQ node quantizes: `weight`, `bias` or `activation`."""
     maker = view.producer(node.input[0])
-    source = maker if node.op_type == "DequantizeLinear" and maker is not None and maker.op_type == "QuantizeLinear" else node
+    source = (
+        maker
+        if node.op_type == "DequantizeLinear" and maker is not None and maker.op_type == "QuantizeLinear"
+        else node
+    )
     if source.input[0] not in view.initializers:
         return "activation"
-    if view.initializers[source.input[0]].data_type == onnx.TensorProto.INT32 or len(view.initializers[source.input[0]].dims) == 1:
+    if (
+        view.initializers[source.input[0]].data_type == onnx.TensorProto.INT32
+        or len(view.initializers[source.input[0]].dims) == 1
+    ):
         return "bias"
     return "weight"
 
@@ -143,7 +157,7 @@ def _rounded(weights: npt.NDArray[np.generic], found: _Constants) -> npt.NDArray
     shape[found.axis if found.scale.size > 1 else 0] = found.scale.size
     # As QuantizeLinear does it: the division is in float32.
     divided = weights.astype(np.float32) / found.scale.astype(np.float32).reshape(shape)
-    return np.rint(divided).astype(np.int64)
+    return np.asarray(np.rint(divided), np.int64)
 
 
 def _left_over(view: Topology) -> Iterator[str]:
@@ -161,12 +175,7 @@ def _dequantized(tensor: str, view: Topology) -> bool:
 
 
 def _has_integer_weights(node: onnx.NodeProto, view: Topology) -> bool:
-    return kind_by_name(node) is Kind.WEIGHTED and len(node.input) > 1 and _dequantized(node.input[1], view)
-
-
-def kind_by_name(node: onnx.NodeProto) -> Kind:
-    """The kind of an operator by its name alone: in a quantized network the weights are no longer constants."""
-    return RULES.get(node.op_type, Kind.OTHER)
+    return RULES.get(node.op_type) is Kind.WEIGHTED and _dequantized(node.input[1], view)
 
 
 def _group(tensor: str, view: Topology) -> tuple[float, int] | None:
@@ -182,8 +191,15 @@ def _quantized_as(tensor: str, view: Topology) -> tuple[float, int] | None:
     return None if found is None else (float(found.scale.ravel()[0]), int(found.zero_point.ravel()[0]))
 
 
+def _joins_scales(node: onnx.NodeProto, view: Topology) -> bool:
+    groups = {_group(name, view) for name in node.input} if node.op_type == "Concat" else set()
+    return len(groups) > 1 and None not in groups
+
+
 def _around(view: Topology, dialect: Dialect) -> Iterator[str]:
-    """The patterns of ONNX Runtime: DequantizeLinear before, QuantizeLinear behind, and nothing else reads in between."""
+    """The patterns of ONNX Runtime: DequantizeLinear before, QuantizeLinear behind, and nothing else reads in
+    between.
+    """
     for node in view.nodes:
         end = rectified(node, view)
         if _has_integer_weights(node, view):
@@ -195,10 +211,14 @@ def _around(view: Topology, dialect: Dialect) -> Iterator[str]:
                 yield f"'{node.name}' (Conv) has a float bias: it stays float"
             if len(view.consumers(end)) > 1 and _quantized_as(end, view) is not None:
                 yield f"'{node.name}' ({node.op_type}): something reads its output beside QuantizeLinear, so it stays float"
-        elif node.op_type in _MOVES and _dequantized(node.input[0], view) and _quantized_as(node.output[0], view) is not None:
+        elif (
+            node.op_type in _MOVES
+            and _dequantized(node.input[0], view)
+            and _quantized_as(node.output[0], view) is not None
+        ):
             if _group(node.input[0], view) != _quantized_as(node.output[0], view):
                 yield f"'{node.name}' ({node.op_type}) has another scale behind it than before it: the pair is not dropped"
-        elif node.op_type == "Concat" and len({_group(name, view) for name in node.input}) > 1:
+        elif _joins_scales(node, view):
             yield f"'{node.name}' (Concat) joins tensors with different scales: every value is looked up instead of copied"
 
 
@@ -209,8 +229,14 @@ def _inputs(view: Topology) -> Iterator[str]:
             yield f"'{node.name}' ({node.op_type}) has integer weights and a float input: its product is not an integer one"
         maker = view.producer(node.input[0]) if node.input else None
         if node.op_type == "QuantizeLinear" and maker is not None:
-            behind = [reader for dequantize in view.consumers(node.output[0]) for reader in view.consumers(dequantize.output[0])]
-            if _has_integer_weights(maker, view) and any(reader.op_type in ("Relu", "Clip", "BatchNormalization") for reader in behind):
+            behind = [
+                reader
+                for dequantize in view.consumers(node.output[0])
+                for reader in view.consumers(dequantize.output[0])
+            ]
+            if _has_integer_weights(maker, view) and any(
+                reader.op_type in ("Relu", "Clip", "BatchNormalization") for reader in behind
+            ):
                 yield f"'{node.name}' stands between '{maker.name}' and its activation: the two no longer fuse"
             if maker.op_type in _MOVES - {"MaxPool"} and _dequantized(maker.input[0], view):
                 yield f"'{maker.name}' ({maker.op_type}) only moves values and has a pair on both its sides"
@@ -218,5 +244,5 @@ def _inputs(view: Topology) -> Iterator[str]:
             yield f"'{node.name}' quantizes the output '{node.output[0]}': that costs accuracy and saves nothing"
         if node.op_type == "Add" and all(_dequantized(name, view) for name in node.input):
             yield f"'{node.name}' (Add) has a pair on both branches: the sum no longer fuses with the convolution before it"
-        if node.op_type == "Concat" and len({_group(name, view) for name in node.input}) > 1:
+        if _joins_scales(node, view):
             yield f"'{node.name}' (Concat) joins tensors with different scales: each is requantized first"

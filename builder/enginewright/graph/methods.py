@@ -1,7 +1,7 @@
 """From a histogram to the range that int8 should cover: four methods, as one table.
 
-Each chooses a threshold on |x| and cuts the exact extremes there, so that one range serves backends with symmetric integers and those with a zero point.
-Where a method must know the step between two integers it takes that of symmetric int8, threshold / 127: the coarsest that the range will meet.
+Each chooses a threshold on |x| and cuts the exact extremes there, so that one range serves backends with symmetric
+integers and those with a zero point.
 """
 
 from __future__ import annotations
@@ -47,15 +47,20 @@ class Range:
 
 
 def choose_range(histogram: Histogram, method: str) -> Range:
-    """The range of a tensor by a method of METHODS; zero always lies in it. Raises DataError for an empty histogram or an unknown method.
+    """The range of a tensor by a method of METHODS; zero always lies in it. Raises DataError for an empty histogram
+    or an unknown method.
 
-    A tensor that is always zero (a channel that pruning left behind, a dead branch) gets the range 0 to 2**-16: every scale represents zero exactly,
-    and this one is small beside any signal, yet far from where products of scales lose precision.
+    A tensor that is always zero (a channel that pruning left behind, a dead branch) gets the range 0 to 2**-16: every
+    scale represents zero exactly, and this one is small beside any signal, yet far from where products of scales lose
+    precision.
     """
     if method not in METHODS:
         raise DataError(f"unknown calibration method '{method}'", hint=f"choose one of {', '.join(METHODS)}")
     if not histogram.count:
-        raise DataError(f"calibration: no value of tensor '{histogram.tensor}' was seen", hint="give at least one calibration sample")
+        raise DataError(
+            f"calibration: no value of tensor '{histogram.tensor}' was seen",
+            hint="give at least one calibration sample",
+        )
     if histogram.largest == 0.0 or not histogram.magnitudes().any():
         return Range(0.0, _DEAD_RANGE)
     threshold = METHODS[method](histogram)
@@ -77,12 +82,14 @@ def _percentile(histogram: Histogram) -> float:
 
 
 def _entropy(histogram: Histogram) -> float:
-    """The threshold whose 128 levels lose the least information: Migacz, "8-bit inference with TensorRT", GTC 2017, the slides on KL divergence.
+    """The threshold whose 128 levels lose the least information: Migacz, "8-bit inference with TensorRT", GTC 2017,
+    the slides on KL divergence.
 
-    For each number i of bins kept, from 128 on: P is the histogram of the first i bins with all outliers added to the last; Q is the same bins without
-    the outliers, joined into 128 levels and spread again evenly over those bins of a level that are not empty; the i with the smallest KL(P, Q) wins.
-    Exact zeros are left out, since every scale represents them exactly and ReLU would drown the rest in them.
-    All candidates are evaluated at once from running sums, since P and Q enter KL only through sums over levels.
+    For each number i of bins kept, from 128 on: P is the histogram of the first i bins with all outliers added to the
+    last; Q is the same bins without the outliers, joined into 128 levels and spread again evenly over those bins of a
+    level that are not empty; the i with the smallest KL(P, Q) wins. Exact zeros are left out, since every scale
+    represents them exactly and ReLU would drown the rest in them. All candidates are evaluated at once from running
+    sums, since P and Q enter KL only through sums over levels.
     """
     counts = histogram.magnitudes().astype(np.float64)
     used = int(np.flatnonzero(counts)[-1]) + 1
@@ -107,18 +114,26 @@ def _entropy(histogram: Histogram) -> float:
 
 
 def _mse(histogram: Histogram) -> float:
-    """The threshold with the smallest expected squared error of rounding and cutting, values spread evenly within each bin."""
+    """The threshold with the smallest expected squared error of rounding and cutting, values spread evenly within
+    each bin.
+
+    A tensor without negative values meets two grids, of 127 steps where integers are symmetric and of 255 where they
+    are not: the product of both errors decides, which is the mean of both in decibels.
+    """
     counts = histogram.magnitudes().astype(np.float64)
     used = int(np.flatnonzero(counts)[-1]) + 1
-    edges = np.arange(used + 1) * histogram.bin_width
-    candidates = np.unique(np.linspace(histogram.largest / _MSE_CANDIDATES, histogram.largest, _MSE_CANDIDATES))
-    errors = [float(counts[:used] @ np.diff(_error_integral(edges, threshold))) for threshold in candidates]
-    return float(candidates[int(np.argmin(errors))])
+    edges = np.arange(used + 1, dtype=np.float64) * histogram.bin_width
+    grids = (_LEVELS - 1,) if histogram.low < 0.0 else (_LEVELS - 1, 2 * _LEVELS - 1)
+
+    def error(top: float, steps: int) -> float:
+        return float(np.dot(counts[:used], np.diff(_error_integral(edges, top, top / steps))))
+
+    candidates = [histogram.largest * (number + 1) / _MSE_CANDIDATES for number in range(_MSE_CANDIDATES)]
+    return min(candidates, key=lambda top: math.prod([error(top, steps) for steps in grids]))
 
 
-def _error_integral(edges: FloatArray, threshold: float) -> FloatArray:
-    """The integral from 0 to x of the squared error of a signed 8-bit integer that covers `threshold`."""
-    step = threshold / (_LEVELS - 1)
+def _error_integral(edges: FloatArray, threshold: float, step: float) -> FloatArray:
+    """The integral from 0 to x of the squared error of rounding to multiples of `step` and cutting at `threshold`."""
     inside = np.minimum(edges, threshold)
     level = np.rint(inside / step)
     rest = inside - level * step

@@ -1,7 +1,9 @@
-"""The form in which the builder reads a network: the same function, written with the operators that backends have integer kernels for.
+"""The form in which the builder reads a network: the same function, written with the operators that backends have
+integer kernels for.
 
-Exporters write one thing in several ways: torch exports global average pooling as ReduceMean, and a linear layer as MatMul and Add. Backends fuse and
-quantize one of those ways. `normal_form` rewrites, keeps the names and values of all tensors that survive, and applied twice changes nothing more.
+Exporters write one thing in several ways: torch exports global average pooling as ReduceMean, and a linear layer as
+MatMul and Add. Backends fuse and quantize one of those ways. `normal_form` rewrites, keeps the names and values of
+all tensors that survive, and applied twice changes nothing more.
 """
 
 from __future__ import annotations
@@ -16,6 +18,7 @@ from enginewright.graph.topology import Topology, attributes, only_default_domai
 
 __all__ = ["LOWEST_OPSET", "normal_form"]
 
+_RESHAPES = frozenset({"Flatten", "Reshape", "Squeeze", "Transpose", "Unsqueeze"})
 LOWEST_OPSET = 13  # the first in which QuantizeLinear and DequantizeLinear take one scale a channel
 
 
@@ -25,7 +28,9 @@ def normal_form(model: onnx.ModelProto) -> onnx.ModelProto:
     - every node has a name of its own,
     - Constant nodes are initializers, and Identity nodes between other nodes are gone,
     - the mean over height and width is GlobalAveragePool (and Flatten, where the mean dropped them),
-    - a product of a matrix and a constant matrix, plus a constant vector, is Gemm.
+    - a product of a matrix and a constant matrix, plus a constant vector, is Gemm,
+    - a rectifier stands before an operator that only reshapes, next to the product that it fuses with, and of two
+      reshapes in a row the first is gone.
 
     Raises DataError for an opset below LOWEST_OPSET.
     """
@@ -106,7 +111,12 @@ def _products_to_gemm(model: onnx.ModelProto) -> None:
         bias = next((name for name in add.input if name != product.output[0]), "")
         weight = view.constant(product.input[1])
         vector = view.constant(bias) if view.is_float(bias) else None
-        if weight is None or vector is None or weight.ndim != 2 or vector.shape not in ((weight.shape[1],), (1, weight.shape[1])):
+        if (
+            weight is None
+            or vector is None
+            or weight.ndim != 2
+            or vector.shape not in ((weight.shape[1],), (1, weight.shape[1]))
+        ):
             continue
         try:
             if len(view.shape(product.input[0])) != 2:
@@ -116,6 +126,48 @@ def _products_to_gemm(model: onnx.ModelProto) -> None:
         gemm = helper.make_node("Gemm", [product.input[0], product.input[1], bias], [add.output[0]], name=product.name)
         model.graph.node[_position(model, add)].CopyFrom(gemm)
         model.graph.node.remove(product)
+
+
+def _rectify_before_reshaping(model: onnx.ModelProto) -> None:
+    view = Topology(model)
+    for node in view.nodes:
+        reshape = (
+            view.producer(node.input[0]) if node.op_type in ("Relu", "Clip") and only_default_domain(node) else None
+        )
+        if reshape is None or reshape.op_type not in _RESHAPES or not _only_reader(reshape.output[0], view):
+            continue
+        # The rectifier takes the reshape's place in the graph and the other way round, so that the order stays right;
+        # the last name stays, too.
+        rectified = f"{reshape.input[0]}/rectified"
+        moved, first, last = onnx.NodeProto(), _position(model, reshape), _position(model, node)
+        moved.CopyFrom(reshape)
+        model.graph.node[first].CopyFrom(node)
+        model.graph.node[first].input[0], model.graph.node[first].output[0] = moved.input[0], rectified
+        moved.input[0], moved.output[0] = rectified, node.output[0]
+        model.graph.node[last].CopyFrom(moved)
+        view = Topology(model)
+
+
+def _join_reshapes(model: onnx.ModelProto) -> None:
+    view = Topology(model)
+    for node in view.nodes:
+        first = view.producer(node.input[0]) if node.op_type == "Reshape" and only_default_domain(node) else None
+        shape = view.constant(node.input[1]) if first is not None else None
+        # A zero in the shape means the size that the first reshape gave: then it must stay.
+        if (
+            first is not None
+            and first.op_type == "Reshape"
+            and _only_reader(first.output[0], view)
+            and shape is not None
+            and (shape != 0).all()
+        ):
+            node.input[0] = first.input[0]
+            model.graph.node.remove(first)
+            view = Topology(model)
+
+
+def _only_reader(tensor: str, view: Topology) -> bool:
+    return len(view.consumers(tensor)) == 1 and tensor not in view.outputs
 
 
 def _name_nodes(model: onnx.ModelProto) -> None:
@@ -157,5 +209,7 @@ _REWRITES: tuple[Callable[[onnx.ModelProto], None], ...] = (
     _name_nodes,
     _means_to_pooling,
     _products_to_gemm,
+    _rectify_before_reshaping,
+    _join_reshapes,
     _drop_unused,
 )

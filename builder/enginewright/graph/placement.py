@@ -1,7 +1,9 @@
-"""Where the Q/DQ pairs go: which operators of a network run on integers in a dialect, and which tensors therefore get a pair.
+"""Where the Q/DQ pairs go: which operators of a network run on integers in a dialect, and which tensors therefore get
+a pair.
 
-Placement reads the graph and the dialect, nothing else: no ranges, no files. It follows NVIDIA's recommendations for TensorRT ("Working with quantized types",
-Q/DQ layer-placement recommendations) and the node patterns that ONNX Runtime fuses (its `qdq_transformer`), each written down where it is used.
+Placement reads the graph and the dialect, nothing else: no ranges, no files. It follows NVIDIA's recommendations for
+TensorRT ("Working with quantized types", Q/DQ layer-placement recommendations) and the node patterns that ONNX
+Runtime fuses (its `qdq_transformer`), each written down where it is used.
 """
 
 from __future__ import annotations
@@ -26,9 +28,11 @@ class Placement:
 
     `quantized`: the names of all nodes that run on integers, in graph order.
     `kept_float`: for each product with weights that stays float, the reason as a clause.
-    `range_of`: for each tensor that gets a Q/DQ pair, the tensor whose name stands for its group: one range serves a group.
+    `range_of`: for each tensor that gets a Q/DQ pair, the tensor whose name stands for its group: one range serves a
+    group.
     `calibrated`: the tensors whose ranges must be known, in graph order; the range of a group is the union of theirs.
-    `replaced`: the tensors with a pair that nothing reads but the pair: their maker has an integer kernel only where its float output is not used.
+    `replaced`: the tensors with a pair that nothing reads but the pair: their maker has an integer kernel only where
+    its float output is not used.
     """
 
     quantized: tuple[str, ...]
@@ -39,9 +43,11 @@ class Placement:
 
 
 def place(model: onnx.ModelProto, dialect: Dialect, *, keep_float: Sequence[str] = ()) -> Placement:
-    """Decide for a network in normal form. `keep_float`: patterns (as of fnmatch) of nodes, or of their weights, that stay float.
+    """Decide for a network in normal form. `keep_float`: patterns (as of fnmatch) of nodes, or of their weights, that
+    stay float.
 
-    A pattern matches the node's name, the weight's name, or the part of it before the last dot: "head" is the layer of "head.weight".
+    A pattern matches the node's name, the weight's name, or the part of it before the last dot: "head" is the layer
+    of "head.weight".
     Raises DataError if a pattern matches nothing.
     """
     view = Topology(model)
@@ -74,8 +80,11 @@ def _kept_float(view: Topology, dialect: Dialect, patterns: Sequence[str]) -> di
         matched = [name for name, known in names.items() if any(fnmatch.fnmatchcase(text, pattern) for text in known)]
         if not matched:
             known = sorted(set().union(*names.values())) if names else []
-            raise DataError(f"keep_float: '{pattern}' matches no layer of the network", hint=did_you_mean(pattern, known, otherwise="Layers"))
-        reasons.update({name: f"keep_float names it ('{pattern}')" for name in matched})
+            raise DataError(
+                f"keep_float: '{pattern}' matches no layer of the network",
+                hint=did_you_mean(pattern, known, otherwise="Layers"),
+            )
+        reasons.update(dict.fromkeys(matched, f"keep_float names it ('{pattern}')"))
     return reasons
 
 
@@ -99,14 +108,20 @@ class _Plan:
         return rectified(node, self.view)
 
     def reaches_integers(self, tensor: str) -> bool:
-        """Whether a reader of `tensor` computes on integers if it can, perhaps behind operators that only move values."""
+        """Whether a reader of `tensor` computes on integers if it can, perhaps behind operators that only move
+        values.
+        """
         for node in self.view.consumers(tensor):
             found = kind(node, self.view)
             if node.name in self.weighted and node.input[0] == tensor:
                 return True
             if found in (Kind.ADD, Kind.POOL, Kind.CONCAT):
                 return True
-            if found in (Kind.SAME_VALUES, Kind.RECTIFIER) and node.input[0] == tensor and self.reaches_integers(node.output[0]):
+            if (
+                found in (Kind.SAME_VALUES, Kind.RECTIFIER)
+                and node.input[0] == tensor
+                and self.reaches_integers(node.output[0])
+            ):
                 return True
         return False
 
@@ -121,7 +136,10 @@ class _Plan:
         self._derived.add(output)
 
     def result(self, kept: Mapping[str, str]) -> Placement:
-        order = {name: index for index, name in enumerate((*self.view.inputs, *(out for node in self.view.nodes for out in node.output)))}
+        order = {
+            name: index
+            for index, name in enumerate((*self.view.inputs, *(out for node in self.view.nodes for out in node.output)))
+        }
         tensors = sorted(self.tensors, key=order.__getitem__)
         return Placement(
             quantized=tuple(node.name for node in self.view.nodes if node.name in self.quantized),
@@ -141,23 +159,22 @@ class _Around(_Plan):
     """ONNX Runtime: DequantizeLinear before and QuantizeLinear behind every quantized operator, or it is not fused."""
 
     def decide(self) -> None:
-        entering = {node.input[0] for node in self.view.nodes if node.name in self.weighted}
         for node in self.view.nodes:
             found = kind(node, self.view)
             if node.name in self.weighted:
                 self.tensors.add(node.input[0])
-                # A Gemm or MatMul may give float, which keeps the logits exact; a Conv without a quantized output stays float.
+                # A Gemm or MatMul may give float, which keeps the logits exact; a Conv without a quantized output
+                # stays float.
                 if node.op_type == "Conv" or self.reaches_integers(self.end(node)):
                     self._quantize_output(self.end(node))
-            elif found is Kind.ADD and self._same_shape(node):
-                if any(name in self.outputs for name in node.input) and all(name in self.outputs | entering for name in node.input):
-                    self._quantize(node)
-            elif found is Kind.POOL and node.input[0] in self.outputs:
+            elif (found is Kind.ADD and self._same_shape(node) and self._pays(node, self.end(node))) or (
+                found is Kind.POOL and node.input[0] in self.outputs
+            ):
                 self._quantize(node)
             elif found is Kind.SAME_VALUES and node.input[0] in self.outputs and self.reaches_integers(node.output[0]):
                 self._quantize(node)
                 self.derive(node.output[0], node.input[0])
-            elif found is Kind.CONCAT and all(name in self.outputs for name in node.input):
+            elif found is Kind.CONCAT and self._pays(node, node.output[0]):
                 # Equal scales let ONNX Runtime copy bytes where it would look up every value in a table.
                 self._quantize(node)
                 self.derive(node.output[0], node.input[0])
@@ -175,6 +192,13 @@ class _Around(_Plan):
         self.tensors.add(tensor)
         self.replaced.add(tensor)
 
+    def _pays(self, node: onnx.NodeProto, end: str) -> bool:
+        """Whether joining integers is less work than joining reals: all inputs are integers, or one is and the result
+        will be.
+        """
+        integers = [name in self.outputs for name in node.input]
+        return all(integers) or (any(integers) and self.reaches_integers(end))
+
     def _same_shape(self, node: onnx.NodeProto) -> bool:
         return self.view.shape(node.input[0]) == self.view.shape(node.input[1])
 
@@ -187,7 +211,7 @@ class _Inputs(_Plan):
         self.depth: dict[str, int] = {}
         for node in view.nodes:
             below = max((self.depth.get(name, 0) for name in node.input), default=0)
-            self.depth.update({name: below + 1 for name in node.output})
+            self.depth.update(dict.fromkeys(node.output, below + 1))
 
     def decide(self) -> None:
         for node in self.view.nodes:
@@ -204,7 +228,9 @@ class _Inputs(_Plan):
                 self._concat(node)
 
     def _residual(self, node: onnx.NodeProto) -> None:
-        """The sum fuses into the convolution that makes one branch; only the other branch, which it reads, gets a pair."""
+        """The sum fuses into the convolution that makes one branch; only the other branch, which it reads, gets a
+        pair.
+        """
         direct = [name for name in node.input if self._fuses_with_sum(name)]
         if not direct:
             return
@@ -218,7 +244,12 @@ class _Inputs(_Plan):
     def _fuses_with_sum(self, tensor: str) -> bool:
         producer = self.view.producer(tensor)
         alone = len(self.view.consumers(tensor)) == 1 and tensor not in self.view.outputs
-        return producer is not None and producer.name in self.weighted and producer.op_type in ("Conv", "ConvTranspose") and alone
+        return (
+            producer is not None
+            and producer.name in self.weighted
+            and producer.op_type in ("Conv", "ConvTranspose")
+            and alone
+        )
 
     def _pool(self, node: onnx.NodeProto) -> None:
         """A pool runs on integers only between quantized neighbours; elsewhere its pair would be work for nothing."""
@@ -243,7 +274,10 @@ class _Inputs(_Plan):
         for node in self.view.consumers(tensor):
             if node.name in self.weighted and node.input[0] == tensor:
                 return True
-            if kind(node, self.view) is Kind.SAME_VALUES and node.input[0] == tensor and self._read_by_product(node.output[0]):
+            if (
+                kind(node, self.view) is Kind.SAME_VALUES
+                and node.input[0] == tensor
+                and self._read_by_product(node.output[0])
+            ):
                 return True
         return False
-

@@ -1,6 +1,7 @@
 """Quantize a network: calibrated ranges and a dialect in, a network with Q/DQ nodes out.
 
-`quantize` checks what it is given and what it made. What stands where is decided in `placement`, the arithmetic is in `integers`, the nodes are made in `writer`.
+`quantize` checks what it is given and what it made. What stands where is decided in `placement`, the arithmetic is in
+`integers`, the nodes are made in `writer`.
 """
 
 from __future__ import annotations
@@ -27,7 +28,8 @@ _UNWANTED_TYPES = (onnx.TensorProto.FLOAT16, onnx.TensorProto.DOUBLE, onnx.Tenso
 
 
 def tensors_to_calibrate(model: onnx.ModelProto) -> tuple[str, ...]:
-    """The activations of a float network whose ranges some dialect needs, in graph order, whichever layers are kept in float later.
+    """The activations of a float network whose ranges some dialect needs, in graph order, whichever layers are kept
+    in float later.
 
     Raises DataError as `quantize` does for a network that cannot be quantized.
     """
@@ -42,12 +44,16 @@ def tensors_to_calibrate(model: onnx.ModelProto) -> tuple[str, ...]:
     return tuple(tensor for tensor in order if tensor in wanted)
 
 
-def quantize(model: onnx.ModelProto, scales: Scales, dialect: Dialect, *, keep_float: Sequence[str] = ()) -> onnx.ModelProto:
-    """A copy of a float network with Q/DQ nodes in `dialect`; the layers that `keep_float` names (patterns, see `place`) stay float.
+def quantize(
+    model: onnx.ModelProto, scales: Scales, dialect: Dialect, *, keep_float: Sequence[str] = ()
+) -> onnx.ModelProto:
+    """A copy of a float network with Q/DQ nodes in `dialect`; the layers that `keep_float` names (patterns, see
+    `place`) stay float.
 
-    Inputs and outputs keep their names, shapes and float32; every other tensor that the network had and still has keeps its name.
-    Raises DataError if the network holds Q/DQ nodes or batch normalisation behind a convolution, is not float32, if a weight is not finite,
-    if a range is missing, or if nothing can be quantized (the operators are named).
+    Inputs and outputs keep their names, shapes and float32; every other tensor that the network had and still has
+    keeps its name.
+    Raises DataError if the network holds Q/DQ nodes or batch normalisation behind a convolution, is not float32, if a
+    weight is not finite, if a range is missing, or if nothing can be quantized (the operators are named).
     """
     network = normal_form(model)
     _check_network(network)
@@ -63,7 +69,10 @@ def _check_network(network: onnx.ModelProto) -> None:
     view = Topology(network)
     for node in view.nodes:
         if node.op_type in ("QuantizeLinear", "DequantizeLinear") or node.op_type.startswith("QLinear"):
-            raise DataError(f"the network is quantized already: node '{node.name}' is {node.op_type}", hint="start from the float network")
+            raise DataError(
+                f"the network is quantized already: node '{node.name}' is {node.op_type}",
+                hint="start from the float network",
+            )
         before = view.producer(node.input[0]) if node.op_type == "BatchNormalization" else None
         if before is not None and before.op_type in ("Conv", "ConvTranspose"):
             raise DataError(
@@ -73,11 +82,17 @@ def _check_network(network: onnx.ModelProto) -> None:
     for tensor in network.graph.initializer:
         if tensor.data_type in _UNWANTED_TYPES:
             found = onnx.TensorProto.DataType.Name(tensor.data_type).lower()
-            raise DataError(f"weight '{tensor.name}' is {found}: only float32 networks are quantized", hint="export the network in float32")
+            raise DataError(
+                f"weight '{tensor.name}' is {found}: only float32 networks are quantized",
+                hint="export the network in float32",
+            )
         value = view.constant(tensor.name) if tensor.data_type == onnx.TensorProto.FLOAT else None
         if value is not None and not np.isfinite(value).all():
             bad = int(np.count_nonzero(~np.isfinite(value)))
-            raise DataError(f"weight '{tensor.name}' holds {bad} values that are not finite (NaN or infinity)", hint="train or import it again")
+            raise DataError(
+                f"weight '{tensor.name}' holds {bad} values that are not finite (NaN or infinity)",
+                hint="train or import it again",
+            )
 
 
 def _any_product(network: onnx.ModelProto, placement: Placement) -> bool:
@@ -87,7 +102,9 @@ def _any_product(network: onnx.ModelProto, placement: Placement) -> bool:
 
 def _nothing_to_quantize(network: onnx.ModelProto, placement: Placement, dialect: Dialect) -> DataError:
     if placement.kept_float:
-        why = "; ".join(f"'{name}' stays float because {reason}" for name, reason in list(placement.kept_float.items())[:5])
+        why = "; ".join(
+            f"'{name}' stays float because {reason}" for name, reason in list(placement.kept_float.items())[:5]
+        )
         more = len(placement.kept_float) - 5
         return DataError(
             f"nothing in the network can be quantized for {dialect.name}: {why}{f'; and {more} more' if more > 0 else ''}",
@@ -96,7 +113,7 @@ def _nothing_to_quantize(network: onnx.ModelProto, placement: Placement, dialect
     operators = listed(sorted({node.op_type for node in network.graph.node}))
     return DataError(
         f"nothing in the network can be quantized for {dialect.name}: its operators are {operators}",
-        hint=f"int8 needs at least one of {listed(sorted(dialect.weighted), last='or')} with constant weights; leave the step 'quantize' out",
+        hint=f"int8 needs {listed(sorted(dialect.weighted), last='or')} with constant weights; leave the step 'quantize' out",
     )
 
 

@@ -1,6 +1,7 @@
 """Calibration: run a network over samples, watch its activations, and choose the range that int8 should cover for each.
 
-Everything streams: a batch is run, its activations are counted and dropped, and what stays is one histogram a tensor, whatever the number of samples.
+Everything streams: a batch is run, its activations are counted and dropped, and what stays is one histogram a tensor,
+whatever the number of samples.
 """
 
 from __future__ import annotations
@@ -27,7 +28,9 @@ __all__ = ["METHODS", "Histogram", "Range", "Scales", "calibrate"]
 
 FORMAT = 1  # of the JSON form of Scales. 1: the first.
 Array = npt.NDArray[np.generic]
-_LIMIT_BYTES = 128 << 20  # activations that are held at once; more are watched in several runs, or fewer samples at a time
+_LIMIT_BYTES = (
+    128 << 20
+)  # activations that are held at once; more are watched in several runs, or fewer samples at a time
 
 
 @dataclass(frozen=True)
@@ -54,11 +57,15 @@ class Scales:
 
     @classmethod
     def from_json(cls, json: object) -> Scales:
-        """Read the JSON form; keys that it does not know are ignored. Raises DataError for a newer format or what is not one."""
+        """Read the JSON form; keys that it does not know are ignored. Raises DataError for a newer format or what is
+        not one.
+        """
         if not isinstance(json, dict) or not isinstance(json.get("format"), int):
             raise DataError("these are not scales: the key 'format' is missing")
         if json["format"] > FORMAT:
-            raise DataError(f"these scales have format {json['format']}, newer than {FORMAT}", hint="use a newer enginewright")
+            raise DataError(
+                f"these scales have format {json['format']}, newer than {FORMAT}", hint="use a newer enginewright"
+            )
         ranges, method, samples = json.get("ranges"), json.get("method"), json.get("samples")
         if not isinstance(ranges, dict) or not isinstance(method, str) or not isinstance(samples, int):
             raise DataError("these are not scales: 'method', 'samples' or 'ranges' is missing or of another type")
@@ -76,9 +83,9 @@ def calibrate(
 ) -> Scales:
     """Run a float network over batches of inputs and choose the range of each of `tensors` by a method of METHODS.
 
-    `batches`: input name -> array, the first dimension being samples. `on_batch` is told the number of samples after each batch.
-    Memory depends on the network and the size of a batch, not on the number of batches. Raises DataError for no samples, an unknown tensor,
-    an unknown method, or values that are not finite (the tensor is named).
+    `batches`: input name -> array, the first dimension being samples. `on_batch` is told the number of samples after
+    each batch. Memory depends on the network and the size of a batch, not on the number of batches. Raises DataError
+    for no samples, an unknown tensor, an unknown method, or values that are not finite (the tensor is named).
     """
     if method not in METHODS:
         raise DataError(f"unknown calibration method '{method}'", hint=f"choose one of {', '.join(METHODS)}")
@@ -93,11 +100,15 @@ def calibrate(
             on_batch(samples)
     if not samples:
         raise DataError("calibration: there is not a single sample", hint="give calibration data")
-    return Scales(method, samples, {tensor: choose_range(histogram, method) for tensor, histogram in watch.histograms.items()})
+    return Scales(
+        method, samples, {tensor: choose_range(histogram, method) for tensor, histogram in watch.histograms.items()}
+    )
 
 
 class _Watch:
-    """Sessions that give the watched tensors as outputs, grouped so that one run holds no more than _LIMIT_BYTES of them."""
+    """Sessions that give the watched tensors as outputs, grouped so that one run holds no more than _LIMIT_BYTES of
+    them.
+    """
 
     def __init__(self, model: onnx.ModelProto, tensors: Sequence[str], threads: int) -> None:
         view = Topology(model)
@@ -138,7 +149,9 @@ def with_outputs(model: onnx.ModelProto, tensors: Iterable[str]) -> onnx.ModelPr
 
 
 def open_session(model: onnx.ModelProto, *, threads: int) -> onnxruntime.InferenceSession:
-    """A session that computes what the graph says, in float32: pairs of Q/DQ round, and no integer kernel takes their place."""
+    """A session that computes what the graph says, in float32: pairs of Q/DQ round, and no integer kernel takes their
+    place.
+    """
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
@@ -170,7 +183,9 @@ def _has_free_batch(value: onnx.ValueInfoProto) -> bool:
 def _check(batch: Mapping[str, Array]) -> int:
     sizes = {len(values) for values in batch.values()}
     if len(sizes) != 1 or 0 in sizes:
-        raise DataError(f"calibration: a batch must have the same number of samples, at least one, in every input, got {sorted(sizes)}")
+        raise DataError(
+            f"calibration: a batch must have the same number of samples, at least one, in every input, got {sorted(sizes)}"
+        )
     return sizes.pop()
 
 

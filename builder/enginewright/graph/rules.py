@@ -50,7 +50,9 @@ RULES: Mapping[str, Kind] = {
 
 @dataclass(frozen=True)
 class Weights:
-    """The constants of a WEIGHTED node: names and values, and the axis of `weight` along which each output channel has a scale."""
+    """The constants of a WEIGHTED node: names and values, and the axis of `weight` along which each output channel
+    has a scale.
+    """
 
     weight_name: str
     weight: FloatArray
@@ -96,7 +98,9 @@ def weights_of(node: onnx.NodeProto, view: Topology) -> Weights | None:
 
 
 def why_float(node: onnx.NodeProto, view: Topology, dialect: Dialect) -> str:
-    """Why a WEIGHTED node stays float in this dialect: a clause for a sentence, or empty where it has an integer kernel."""
+    """Why a WEIGHTED node stays float in this dialect: a clause for a sentence, or empty where it has an integer
+    kernel.
+    """
     if node.op_type not in dialect.weighted:
         return f"{dialect.name} has no integer {node.op_type}"
     weights = weights_of(node, view)

@@ -1,4 +1,6 @@
-"""A read-only view of an ONNX graph: who makes a tensor, who reads it, which are constants, and every shape at batch one."""
+"""A read-only view of an ONNX graph: who makes a tensor, who reads it, which are constants, and every shape at batch
+one.
+"""
 
 from __future__ import annotations
 
@@ -84,7 +86,9 @@ def attributes(node: onnx.NodeProto) -> dict[str, Attribute]:
 
 
 def only_default_domain(node: onnx.NodeProto) -> bool:
-    """Whether the operator is one of ONNX itself: an operator of another domain may share a name and mean something else."""
+    """Whether the operator is one of ONNX itself: an operator of another domain may share a name and mean something
+    else.
+    """
     return node.domain in ("", "ai.onnx")
 
 
@@ -124,7 +128,7 @@ def _fix_batch(value: onnx.ValueInfoProto) -> None:
             continue
         if axis > 0:
             raise DataError(
-                f"input '{value.name}' has no fixed size in dimension {axis} ('{size.dim_param or '?'}'), so neither work nor memory can be told",
+                f"input '{value.name}' has no fixed size in dimension {axis} ('{size.dim_param or '?'}')",
                 hint="only the first dimension, the batch, may be free: export the network for one input size",
             )
         size.dim_value = 1

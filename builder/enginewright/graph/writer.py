@@ -14,7 +14,7 @@ from enginewright.graph.integers import IntegerWeights, Quantizer, integer_weigh
 from enginewright.graph.placement import Placement
 from enginewright.graph.ranges import Scales
 from enginewright.graph.rules import Kind, Weights, kind, weights_of
-from enginewright.graph.topology import Topology, attributes
+from enginewright.graph.topology import Topology
 
 __all__ = ["write"]
 
@@ -28,7 +28,9 @@ def write(network: onnx.ModelProto, placement: Placement, scales: Scales, dialec
 
 
 def _quantizers(placement: Placement, scales: Scales, dialect: Dialect) -> dict[str, Quantizer]:
-    """The quantizer of each tensor with a pair: one for all tensors of a group, which covers the union of their ranges."""
+    """The quantizer of each tensor with a pair: one for all tensors of a group, which covers the union of their
+    ranges.
+    """
     groups: dict[str, list[str]] = {}
     for tensor, group in placement.range_of.items():
         groups.setdefault(group, []).append(tensor)
@@ -43,9 +45,13 @@ def _quantizers(placement: Placement, scales: Scales, dialect: Dialect) -> dict[
 
 
 class _Writer:
-    """Writes into `model`, which it owns. New names are an old one and a word behind a slash, which no exporter of plain networks makes."""
+    """Writes into `model`, which it owns. New names are an old one and a word behind a slash, which no exporter of
+    plain networks makes.
+    """
 
-    def __init__(self, model: onnx.ModelProto, placement: Placement, quantizers: dict[str, Quantizer], dialect: Dialect) -> None:
+    def __init__(
+        self, model: onnx.ModelProto, placement: Placement, quantizers: dict[str, Quantizer], dialect: Dialect
+    ) -> None:
         self.graph = model.graph
         self.view = Topology(model)
         self.placement = placement
@@ -58,7 +64,9 @@ class _Writer:
         weights = {
             node.name: found
             for node in self.view.nodes
-            if node.name in self.quantized and kind(node, self.view) is Kind.WEIGHTED and (found := weights_of(node, self.view)) is not None
+            if node.name in self.quantized
+            and kind(node, self.view) is Kind.WEIGHTED
+            and (found := weights_of(node, self.view)) is not None
         }
         for tensor in self.view.inputs:
             if tensor in self.quantizers:
@@ -100,8 +108,12 @@ class _Writer:
         scale = self._constant(f"{group}/scale", np.array(chosen.scale, np.float32))
         zero_point = self._constant(f"{group}/zero_point", np.array(chosen.zero_point, self.dialect.activation))
         integers = f"{tensor}/quantized"
-        self.nodes.append(helper.make_node("QuantizeLinear", [source, scale, zero_point], [integers], name=f"{tensor}/quantize"))
-        self.nodes.append(helper.make_node("DequantizeLinear", [integers, scale, zero_point], [result], name=f"{tensor}/dequantize"))
+        self.nodes.append(
+            helper.make_node("QuantizeLinear", [source, scale, zero_point], [integers], name=f"{tensor}/quantize")
+        )
+        self.nodes.append(
+            helper.make_node("DequantizeLinear", [integers, scale, zero_point], [result], name=f"{tensor}/dequantize")
+        )
 
     def _integer_weights(self, node: onnx.NodeProto, weights: Weights, source: Quantizer) -> None:
         integers = integer_weights(weights, source.scale, self.dialect)
@@ -114,7 +126,9 @@ class _Writer:
             # The float weights stand on the integers already, so that every parser rounds them to the same ones.
             real = self._constant(f"{base}/float", _real(integers, weights.axis))
             stored = f"{base}/quantized"
-            quantize = helper.make_node("QuantizeLinear", [real, scale, zero_point], [stored], name=f"{base}/quantize", axis=weights.axis)
+            quantize = helper.make_node(
+                "QuantizeLinear", [real, scale, zero_point], [stored], name=f"{base}/quantize", axis=weights.axis
+            )
             self.nodes.append(quantize)
         self._dequantize(base, stored, scale, zero_point, weights.axis)
         node.input[1] = f"{base}/dequantized"
@@ -128,7 +142,11 @@ class _Writer:
 
     def _dequantize(self, base: str, stored: str, scale: str, zero_point: str, axis: int) -> None:
         result = f"{base}/dequantized"
-        self.nodes.append(helper.make_node("DequantizeLinear", [stored, scale, zero_point], [result], name=f"{base}/dequantize", axis=axis))
+        self.nodes.append(
+            helper.make_node(
+                "DequantizeLinear", [stored, scale, zero_point], [result], name=f"{base}/dequantize", axis=axis
+            )
+        )
 
     def _constant(self, name: str, value: npt.NDArray[np.generic]) -> str:
         if name not in self.view.initializers:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from enginewright.report.data import Changed, Evaluation, ReportData
 from enginewright.report.units import percent, points, signed_points
 
+TOP1 = "top1"
 FIDELITY = "fidelity"  # the metric of recipes without labels
 FOLD_BEYOND = 20  # classes; with more, only the ends of the list are open
 SHOWN_WHEN_FOLDED = 10
@@ -62,7 +63,7 @@ def evaluation_sentences(data: ReportData) -> tuple[str, ...]:
     if after.interval is not None:
         sentences.append(f"Intervals hold at {after.confidence * 100:g} % confidence.")
     if after.changed is not None:
-        sentences.append(_changed_sentence(after.changed))
+        sentences.append(_changed_sentence(after.changed, after.metric))
     if after.agreement is not None:
         sentences.append(f"The engine's largest output is the reference's on {percent(after.agreement)} of them.")
     return tuple(sentences)
@@ -95,12 +96,13 @@ def confusion_rows(data: ReportData) -> tuple[ConfusionRow, ...]:
     )
 
 
-def _changed_sentence(changed: Changed) -> str:
+def _changed_sentence(changed: Changed, metric: str) -> str:
+    """The samples that changed sides; their difference is the change of the metric only where that is plain accuracy."""
+    counted = f"The engine gets {changed.broken:,} wrong that the reference gets right, and {changed.fixed:,} the other way round"
+    if metric != TOP1:
+        return f"{counted}."
     low, high = (-bound for bound in reversed(changed.interval))
-    return (
-        f"{changed.broken:,} that the reference gets right the engine gets wrong, and {changed.fixed:,} the other way round: "
-        f"{points(-changed.drop)} ({signed_points(low)} to {signed_points(high)})."
-    )
+    return f"{counted}: {points(-changed.drop)} ({signed_points(low)} to {signed_points(high)})."
 
 
 def _names(evaluation: Evaluation) -> tuple[str, ...]:

@@ -148,11 +148,13 @@ def _step(record: Record) -> StepRecord:
 def _figure(value: Json) -> str:
     """A figure of a step's summary.
 
-    >>> [_figure(value) for value in (94_371_840, 0.35117, 1.9e-6, "top1", None)]
-    ['94,371,840', '0.351', '1.9e-06', 'top1', 'none']
+    >>> [_figure(value) for value in (94_371_840, 0.35117, 1.9e-6, True, "top1", None)]
+    ['94,371,840', '0.351', '1.9e-06', 'yes', 'top1', 'none']
     """
     if value is None:
         return "none"
+    if isinstance(value, bool):
+        return "yes" if value else "no"
     if isinstance(value, float):
         return significant(value) if value == 0 or 1e-3 <= abs(value) < 1e6 else f"{value:.2g}"
     return f"{value:,}" if isinstance(value, int) else str(value)
@@ -187,7 +189,7 @@ def _root(artifact: Json, document: str) -> JsonField:
 
 def _present(field: JsonField, key: str) -> JsonField | None:
     """The value of a key; None where the key is missing or null."""
-    found = field.fields().get(key)
+    found = field.field(key) if key in field.mapping() else None
     return None if found is None or found.value is None else found
 
 

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 
 from markupsafe import Markup
 
+from enginewright.report.data import Latency
 from enginewright.report.latency import PercentileRow, SessionMedians
 from enginewright.report.svg import LogAxis, at, element, path
 from enginewright.report.units import MINUS, significant
@@ -101,25 +102,27 @@ def budget_bar(finding: Finding) -> Markup:
     return _cell_chart(24, *parts)
 
 
-def distribution_chart(
-    reference_ns: Sequence[int],
-    engine_ns: Sequence[int],
-    percentiles: Sequence[PercentileRow],
-    limits: Sequence[LimitLine],
-) -> Markup:
+def limits_in_reach(latency: Latency, limits: Iterable[LimitLine]) -> tuple[LimitLine, ...]:
+    """The limits within ten times of the samples: one further off would squeeze the samples into a corner of their chart."""
+    samples_ns = [*latency.reference_ns, *latency.engine_ns]
+    lowest_ms, highest_ms = _drawn_ms(min(samples_ns)), _drawn_ms(max(samples_ns))
+    return tuple(line for line in limits if lowest_ms / 10 <= line.limit_ms <= highest_ms * 10)
+
+
+def distribution_chart(latency: Latency, percentiles: Sequence[PercentileRow], limits: Sequence[LimitLine]) -> Markup:
     """How the latencies of both engines spread: a histogram, and on the same logarithmic axis the share of calls that were slower.
 
-    Marks stand at the p50 and p99 that the samples can carry. A limit far from the samples would squeeze them and is left out; the budget's
-    own bar shows it.
+    Marks stand at the p50 and p99 that the samples can carry, and lines at the limits, which should be `limits_in_reach`.
     """
-    samples_ms = tuple([max(1, sample) / 1e6 for sample in sorted(samples)] for samples in (reference_ns, engine_ns))
+    samples_ms = tuple(
+        [_drawn_ms(sample) for sample in sorted(samples)] for samples in (latency.reference_ns, latency.engine_ns)
+    )
     lowest, highest = min(samples[0] for samples in samples_ms), max(samples[-1] for samples in samples_ms)
-    near = [line for line in limits if lowest / 10 <= line.limit_ms <= highest * 10]
-    ends = [lowest, highest, *(line.limit_ms for line in near)]
+    ends = [lowest, highest, *(line.limit_ms for line in limits)]
     marks = [row for row in percentiles if row.percent in (50, 99) and not row.missing]
     axis = _axis(min(ends), max(ends), min(samples[len(samples) // 2] for samples in samples_ms))
     labels = _TEXT + 2  # below the caption
-    top = labels + _TEXT * (len(near) + (2 if marks else 0)) + 4
+    top = labels + _TEXT * (len(limits) + (2 if marks else 0)) + 4
     middle = top + _HISTOGRAM
     tail_top = middle + 3 * _TEXT
     bottom = tail_top + _TAIL
@@ -132,8 +135,8 @@ def distribution_chart(
         element("line", x1=0, x2="100%", y1=bottom, y2=bottom, class_="axis"),
         *_tick_labels(axis, middle + _TEXT - 2),
         *_tick_labels(axis, bottom + _TEXT - 2),
-        *(part for index, line in enumerate(near) for part in _limit(line, axis, labels + index * _TEXT, bottom)),
-        *_percentile_marks(marks, axis, labels + len(near) * _TEXT, middle),
+        *(part for index, line in enumerate(limits) for part in _limit(line, axis, labels + index * _TEXT, bottom)),
+        *_percentile_marks(marks, axis, labels + len(limits) * _TEXT, middle),
         element("text", "share of the calls at each latency", x=0, y=11, class_="caption"),
         element("text", "share of the calls that are slower", x=0, y=tail_top - 5, class_="caption"),
     ]
@@ -210,6 +213,11 @@ def _stretched(top: float, height: float, *parts: Markup) -> Markup:
         viewBox=f"0 0 {_WIDTH:.0f} {height:.0f}",
         preserveAspectRatio="none",
     )
+
+
+def _drawn_ms(duration_ns: float) -> float:
+    """A duration as a logarithmic axis can take it: what the clock could not tell from nothing counts as a nanosecond."""
+    return max(1, duration_ns) / 1e6
 
 
 def _axis(low: float, high: float, first_mark: float) -> LogAxis:
@@ -339,7 +347,7 @@ def _percentile_marks(marks: Sequence[PercentileRow], axis: LogAxis, top: float,
             value_ns = mark.reference_ns if kind == "reference" else mark.engine_ns
             if value_ns is None:
                 continue
-            x = at(axis.share(value_ns / 1e6))
+            x = at(axis.share(_drawn_ms(value_ns)))
             anchor, dx = ("end", -4) if mark.percent == 50 else ("start", 4)
             label = f"{mark.name} {significant(value_ns / 1e6)}"
             parts.append(element("line", x1=x, x2=x, y1=y + 2, y2=bottom, class_=f"mark {kind}"))

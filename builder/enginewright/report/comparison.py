@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import Literal, TypeAlias
 
-from enginewright.report.accuracy import FIDELITY
+from enginewright.report.accuracy import FIDELITY, TOP1
 from enginewright.report.data import Evaluation, Latency, Network, ReportData
 from enginewright.report.latency import PercentileRow, percentile_rows, session_ratios
 from enginewright.report.units import (
@@ -26,7 +26,7 @@ from enginewright_runtime.budget import Finding, Verdict
 
 Trend: TypeAlias = Literal["better", "worse", "same", ""]
 
-NOTEWORTHY = 0.01  # a ratio within one percent of 1 is called the same
+_NOTEWORTHY = 0.01  # a ratio within one percent of 1 is called the same
 
 INCONCLUSIVE_MEANS = (
     "is neither a pass nor a failure: what was measured is compatible with the limit being kept and with its being missed, "
@@ -138,7 +138,7 @@ def _beyond(findings: tuple[Finding, ...]) -> str:
 
 
 def _undecided(findings: tuple[Finding, ...]) -> str:
-    return f"What was measured does not decide {_which(findings, Verdict.INCONCLUSIVE)}"
+    return f"What was measured leaves {_which(findings, Verdict.INCONCLUSIVE)} open"
 
 
 _VERDICT_CLAUSE: dict[Verdict, Callable[[tuple[Finding, ...]], str]] = {
@@ -154,48 +154,42 @@ def _which(findings: tuple[Finding, ...], verdict: Verdict) -> str:
     if len(findings) == 1:
         return f"the budget of {names[0]}"
     if len(names) == len(findings):
-        return f"all {len(findings)} budgets"
+        return "both budgets" if len(names) == 2 else f"all {len(names)} budgets"
     return f"{len(names)} of {len(findings)} budgets ({', '.join(names)})"
 
 
 def _gains(data: ReportData) -> str:
     """Speed, size and accuracy as the second half of the sentence, as far as they are known."""
-    medians = (
-        [(row.reference_ns, row.engine_ns) for row in percentile_rows(data.latency) if row.percent == 50]
-        if data.latency
-        else []
-    )
-    speeds = [
-        _ratio(before, after, less="faster at the median", more="slower at the median") for before, after in medians
-    ]
-    size = _ratio(data.reference.size_bytes, data.engine.size_bytes, less="smaller", more="larger")
-    parts = [text for text, trend in (*speeds, size) if trend in ("better", "worse")]
+    parts = []
+    for row in comparison(data):
+        if row.name in _GAINS and row.trend:
+            parts.append(_GAINS[row.name] if row.trend == "same" else row.change.text)
+            if row.name == _MEDIAN:
+                parts[-1] += " at the median"
     evaluation = data.engine.evaluation
-    if evaluation and evaluation.changed:
-        parts.append(_accuracy_words(evaluation.changed.drop))
+    change = _accuracy_change(data.reference.evaluation, evaluation)
+    if data.metric != FIDELITY and change is not None:
+        parts.append(_accuracy_words(change))
     elif evaluation and evaluation.agreement is not None:
         parts.append(f"in agreement with it on {percent(evaluation.agreement)} of the test samples")
     if not parts:
         return ""
-    return (
-        f"; against the reference the engine is {', '.join(parts[:-1])}{' and ' if len(parts) > 1 else ''}{parts[-1]}"
-    )
+    listed = f"{', '.join(parts[:-1])}{' and ' if len(parts) > 1 else ''}{parts[-1]}"
+    return f"; against the reference the engine is {listed}"
 
 
-def _accuracy_words(drop: float) -> str:
-    if round(drop, 4) == 0:
+def _accuracy_words(change: float) -> str:
+    if round(change, 4) == 0:
         return "as accurate"
-    return f"{abs(drop) * 100:.2f} points {'less' if drop > 0 else 'more'} accurate"
+    return f"{abs(change) * 100:.2f} points {'more' if change > 0 else 'less'} accurate"
 
 
 def _accuracy_rows(data: ReportData) -> list[ComparisonRow]:
     before, after = data.reference.evaluation, data.engine.evaluation
     rows = []
     if (metric := data.metric) not in ("", FIDELITY):
-        change, trend = _accuracy_change(before, after)
-        rows.append(
-            ComparisonRow(_METRIC_NAMES.get(metric, metric), _accuracy(before), _accuracy(after), change, trend)
-        )
+        name = _METRIC_NAMES.get(metric, metric)
+        rows.append(ComparisonRow(name, _accuracy(before), _accuracy(after), *_accuracy_figure(before, after)))
     if after is not None and after.agreement is not None:
         interval = _interval(after) if metric == FIDELITY else ""
         rows.append(ComparisonRow("Agreement", Figure(), Figure(percent(after.agreement), interval), Figure()))
@@ -234,10 +228,16 @@ def _latency_row(row: PercentileRow, latency: Latency) -> ComparisonRow:
     if len(ratios) < 2:
         return written
     note = f"ratio by session {times(min(ratios))} to {times(max(ratios))}"
-    return replace(written, change=replace(written.change, note=note))
+    trend = "same" if min(ratios) < 1.0 < max(ratios) else written.trend  # the sessions do not agree on which is faster
+    return replace(written, change=replace(written.change, note=note), trend=trend)
 
 
-_METRIC_NAMES = {"top1": "Accuracy (top 1)", "balanced_accuracy": "Balanced accuracy"}
+_MEDIAN = "p50 latency"
+_GAINS = {
+    _MEDIAN: "as fast",
+    "Size": "as large",
+}  # the rows that the verdict's sentence repeats, and the words for no change
+_METRIC_NAMES = {TOP1: "Accuracy (top 1)", "balanced_accuracy": "Balanced accuracy"}
 
 
 def _accuracy(evaluation: Evaluation | None) -> Figure:
@@ -253,15 +253,23 @@ def _interval(evaluation: Evaluation) -> str:
     return f"{low * 100:.2f} to {high * 100:.2f}"
 
 
-def _accuracy_change(before: Evaluation | None, after: Evaluation | None) -> tuple[Figure, Trend]:
-    """The paired change where it was taken; its trend is "same" while the interval holds zero."""
-    if after is not None and after.changed is not None:
-        low, high = (-bound for bound in reversed(after.changed.interval))
-        trend: Trend = "better" if low > 0 else "worse" if high < 0 else "same"
-        return Figure(points(-after.changed.drop), f"{signed_points(low)} to {signed_points(high)}"), trend
-    if before is None or after is None or before.accuracy is None or after.accuracy is None:
+def _accuracy_figure(before: Evaluation | None, after: Evaluation | None) -> tuple[Figure, Trend]:
+    """The change of the metric, with its interval where it was counted sample by sample; "same" while that holds zero."""
+    change = _accuracy_change(before, after)
+    if change is None:
         return Figure(), ""
-    return Figure(points(after.accuracy - before.accuracy)), ""
+    if after is None or after.changed is None or after.metric != TOP1:
+        return Figure(points(change)), ""
+    low, high = (-bound for bound in reversed(after.changed.interval))
+    trend: Trend = "better" if low > 0 else "worse" if high < 0 else "same"
+    return Figure(points(change), f"{signed_points(low)} to {signed_points(high)}"), trend
+
+
+def _accuracy_change(before: Evaluation | None, after: Evaluation | None) -> float | None:
+    """What the metric gained, as a share."""
+    if before is None or after is None or before.accuracy is None or after.accuracy is None:
+        return None
+    return after.accuracy - before.accuracy
 
 
 def _ratio_row(
@@ -277,6 +285,6 @@ def _ratio(before: float | None, after: float | None, *, less: str, more: str) -
     if not before or not after:
         return NONE, ""
     ratio = before / after
-    if abs(ratio - 1.0) < NOTEWORTHY:
+    if abs(ratio - 1.0) < _NOTEWORTHY:
         return "the same", "same"
     return (f"{times(ratio)} {less}", "better") if ratio > 1.0 else (f"{times(1.0 / ratio)} {more}", "worse")

@@ -27,6 +27,10 @@ class PercentileRow:
     def name(self) -> str:
         return f"p{self.percent:g}"
 
+    @property
+    def ratio(self) -> float | None:
+        return _ratio(self.reference_ns, self.engine_ns)
+
 
 @dataclass(frozen=True)
 class SessionMedians:
@@ -34,6 +38,10 @@ class SessionMedians:
 
     reference_ns: float | None
     engine_ns: float | None
+
+    @property
+    def ratio(self) -> float | None:
+        return _ratio(self.reference_ns, self.engine_ns)
 
 
 def percentile_rows(latency: Latency) -> tuple[PercentileRow, ...]:
@@ -56,15 +64,14 @@ def session_medians(latency: Latency) -> tuple[SessionMedians, ...]:
 
 def session_ratios(latency: Latency) -> tuple[float, ...]:
     """How many times faster the engine was in each session, by the medians."""
-    pairs = ((medians.reference_ns, medians.engine_ns) for medians in session_medians(latency))
-    return tuple(reference / engine for reference, engine in pairs if reference and engine)
+    return tuple(medians.ratio for medians in session_medians(latency) if medians.ratio is not None)
 
 
 def protocol_sentences(latency: Latency) -> tuple[str, ...]:
     """How the figures were taken. They mean nothing without it."""
     protocol, rule = latency.protocol, latency.protocol.warm_up
-    settled = f"has moved by less than {rule.steady_share * 100:g} % {counted(rule.steady_times, 'time')} in a row"
-    warm_up = f"until the median of {rule.window} inferences {settled}"
+    moved = f"moved by less than {rule.steady_share * 100:g} %, {counted(rule.steady_times, 'time')} in a row"
+    warm_up = f"until the median of {rule.window} inferences {moved}"
     return (
         f"{_threads(protocol)}, {protocol.caches} caches, {protocol.clock} clock, one inference at a time.",
         f"{counted(protocol.sessions, 'session')}, each with a fresh process for either engine, warmed up {warm_up}.",
@@ -92,6 +99,11 @@ def _order(protocol: Protocol) -> str:
         else ""
     )
     return f"Then {timed} by each in random order{dropped}."
+
+
+def _ratio(reference_ns: float | None, engine_ns: float | None) -> float | None:
+    """How many times faster the engine is; None where a side is missing or was too fast for the clock."""
+    return reference_ns / engine_ns if reference_ns and engine_ns else None
 
 
 def _median(samples: Sequence[int]) -> float | None:

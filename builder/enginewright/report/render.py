@@ -15,6 +15,7 @@ from enginewright.report import accuracy, charts, comparison, latency, layers, u
 from enginewright.report.data import ReportData
 from enginewright_runtime.budget import Verdict
 
+_BLOCK = re.compile(r"(#{1,6}|[-+]|\d+[.)])\s")  # at the start of a line: a heading or an item of a list
 _NARROW_MATRIX = 4  # classes; a larger confusion matrix wants the whole width
 _OPEN_LAYERS = 60  # layers; the bars of more are folded
 
@@ -60,12 +61,14 @@ def _view(data: ReportData) -> dict[str, object]:
 
 
 def _latency_view(data: ReportData) -> dict[str, object]:
-    measured = data.latency
+    measured, limits = data.latency, _limit_lines(data)
+    near = charts.limits_in_reach(measured, limits) if measured else ()
     return {
         "percentiles": latency.percentile_rows(measured) if measured else (),
         "medians": latency.session_medians(measured) if measured else (),
         "protocol": latency.protocol_sentences(measured) if measured else (),
-        "limits": _limit_lines(data),
+        "limits": near,
+        "far_limits": tuple(line for line in limits if line not in near),
     }
 
 
@@ -119,13 +122,14 @@ def _breakable(name: str) -> Markup:
 
 
 def _for_markdown(value: object) -> Markup:
-    """Text that Markdown shows as it stands, on one line: escaped for HTML first, which Markdown may hold, then for Markdown itself."""
+    """Text that Markdown shows as it stands, on one line: escaped for HTML first, which Markdown may hold, then for Markdown."""
     if isinstance(value, Markup):
         return value
-    text = str(escape(re.sub(r"\s+", " ", _printable(str(value)))))
+    text = re.sub(r"\s+", " ", _printable(str(value)))
+    text = text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
     text = re.sub(r"([\\`*\[\]|~])", r"\\\1", text)
     text = re.sub(r"(?<![^\W_])_|_(?![^\W_])", r"\\_", text)  # an underscore between letters means nothing
-    return Markup(text)
+    return Markup(re.sub(r"^(\d*)([#+.)-])", r"\1\\\2", text) if _BLOCK.match(text) else text)
 
 
 def _printable(text: str) -> str:

@@ -75,10 +75,10 @@ class LogAxis:
         return self._inside(_round(mantissa, power) for power in powers for mantissa in mantissas)
 
     def _even_ticks(self) -> list[float]:
-        """Steps of 1, 2 or 5 times a power of ten, five to ten of them."""
-        wanted = (self.high - self.low) / 5
+        """Steps of 1, 2 or 5 times a power of ten, about five of them."""
+        wanted = 0.16 * (self.high - self.low)
         power = math.floor(math.log10(wanted))
-        mantissa = max(candidate for candidate in (1.0, 2.0, 5.0) if _round(candidate, power) <= wanted)
+        mantissa = min(candidate for candidate in (1.0, 2.0, 5.0, 10.0) if _round(candidate, power) >= wanted)
         step = _round(mantissa, power)
         first, last = math.ceil(self.low / step - 1e-9), math.floor(self.high / step + 1e-9)
         return self._inside(_round(mantissa * number, power) for number in range(first, last + 1))

@@ -135,7 +135,9 @@ def _evaluation(
         else None
     )
     changed = None
-    if comparison is not None and comparison.labelled and labelled:
+    if (
+        comparison is not None and comparison.labelled and metric.name == "top1"
+    ):  # the others do not weigh samples alike
         low, high = paired_difference_interval(
             comparison.broken, comparison.fixed, comparison.samples, confidence=CONFIDENCE
         )

@@ -13,6 +13,8 @@ import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import onnx
+
 from enginewright.checkpoint import load_checkpoint, make_network
 from enginewright.errors import DataError
 from enginewright.networks import checked_outputs, to_tensors
@@ -63,14 +65,25 @@ def _export(network: nn.Module, signature: Signature, path: Path) -> None:
                 verbose=False,
                 external_data=False,
             )
-            assert program is not None
-            program.save(str(path), external_data=False)
     except Exception as error:
         last = str(error).strip().splitlines()
         raise DataError(
             f"torch cannot export the network: {type(error).__name__}: {last[0] if last else ''}",
             hint="the forward must not branch on the values or sizes of tensors; try torch.export.export(model, inputs) on its own",
         ) from error
+    assert (
+        program is not None
+    )  # the old exporter writes a file and returns nothing; the one used here returns a program
+    exported = program.model_proto
+    _forget_the_source(exported)
+    onnx.save(exported, path)
+
+
+def _forget_the_source(network: onnx.ModelProto) -> None:
+    """The exporter notes the stack of every node: paths of this computer, and line numbers that change with a comment."""
+    for owner in (network, network.graph, *network.graph.node, *network.graph.value_info):
+        del owner.metadata_props[:]
+        owner.doc_string = ""
 
 
 def _check_parity(network: nn.Module, signature: Signature, path: Path) -> float:

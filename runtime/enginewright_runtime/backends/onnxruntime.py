@@ -7,6 +7,7 @@ architecture, and to the instruction sets that its layouts and kernels were chos
 
 from __future__ import annotations
 
+import os
 import tempfile
 from collections.abc import Mapping
 from contextlib import suppress
@@ -175,6 +176,9 @@ def _installed_version() -> str:
 
 
 def _library() -> ModuleType:
+    # Official builds report home unless they are told not to before they are loaded. A vehicle must not, and neither
+    # must a process that is being timed. A user who wants it sets the variable to 0.
+    os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
     try:
         return import_module("onnxruntime")
     except ImportError as error:

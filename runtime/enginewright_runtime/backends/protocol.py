@@ -5,13 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Protocol, TypeAlias
 
-import numpy as np
 import numpy.typing as npt
 
 from enginewright_runtime.canonical import Json
 from enginewright_runtime.manifest import TensorSpec
 
-Array: TypeAlias = "npt.NDArray[np.generic[Any]]"
+Array: TypeAlias = npt.NDArray[Any]
 
 
 class OpenEngine(Protocol):

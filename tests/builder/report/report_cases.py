@@ -22,7 +22,8 @@ from enginewright.report.data import (
     StepRecord,
 )
 from enginewright_runtime.budget import Finding, Verdict
-from enginewright_runtime.measurement import Protocol, WarmUpRule
+from enginewright_runtime.measurement import Protocol
+from enginewright_runtime.warm_up import WarmUpRule
 
 SIGNS = (
     "speed limit 20", "speed limit 30", "speed limit 50", "speed limit 60", "speed limit 70", "speed limit 80", "end of speed limit 80",
@@ -49,7 +50,7 @@ compress:
   - prune: {importance: taylor, macs: 0.35, round_to: 8, keep: [head]}
   - recover: {epochs: 4, learning_rate: 0.001, distill: {temperature: 4, weight: 0.7}}
   - quantize: {calibration: {method: entropy, samples: 512}}
-budget: {accuracy_drop: 0.01}
+budget: {accuracy_drop: 0.02}
 """
 
 
@@ -222,9 +223,9 @@ def signs() -> ReportData:
         target_summary="this computer's processor, one thread, ONNX Runtime",
         verdict=Verdict.PASS,
         findings=(
-            Finding("latency_p99_ms", 4.0, 0.967, 0.941, 1.02, Verdict.PASS, "latency_p99_ms is 0.967, within the budget of 4"),
+            Finding("latency_p99_ms", 4.0, 1.13, 1.04, 1.31, Verdict.PASS, "latency_p99_ms is 1.13, within the budget of 4"),
             Finding("size_mib", 2.0, 0.723, None, None, Verdict.PASS, "size_mib is 0.7232, within the budget of 2"),
-            Finding("accuracy_drop", 0.01, 0.0067, 0.0021, 0.0098, Verdict.PASS, "accuracy_drop is 0.0067, within the budget of 0.01"),
+            Finding("accuracy_drop", 0.02, 0.0116, 0.007, 0.0162, Verdict.PASS, "accuracy_drop is 0.01163, within the budget of 0.02"),
         ),
         recipe=RECIPE,
         steps=steps(),
@@ -256,7 +257,7 @@ def lights() -> ReportData:
         summary="The state of a traffic light, from real photographs.",
         verdict=Verdict.INCONCLUSIVE,
         findings=(
-            Finding("latency_p99_ms", 0.9, 0.94, 0.71, 1.4, _OPEN, "0.31% to 2.40% of inferences are slower than it, and 1% may be"),
+            Finding("latency_p99_ms", 0.9, 1.15, 0.84, 1.4, _OPEN, "0.31% to 2.40% of inferences are slower than it, and 1% may be"),
             Finding("accuracy_drop", 0.02, 0.0034, -0.011, 0.024, _OPEN, "297 samples are too few to tell"),
         ),
         reference=replace(data.reference, evaluation=replace(before, metric="balanced_accuracy")),

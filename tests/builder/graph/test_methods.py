@@ -1,0 +1,135 @@
+"""Each calibration method against a plain reference that is written from its definition, with loops."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+
+from enginewright.errors import DataError
+from enginewright.graph.histogram import Histogram
+from enginewright.graph.methods import METHODS, Range, choose_range
+
+_RANDOM = np.random.default_rng(7)
+_TENSORS = {
+    "normal": _RANDOM.standard_normal(20_000),
+    "relu of normal": np.maximum(_RANDOM.standard_normal(20_000), 0.0),
+    "relu with outliers": np.concatenate([np.maximum(_RANDOM.standard_normal(20_000), 0.0), [40.0, 55.0, 60.0]]),
+    "laplace": _RANDOM.laplace(size=20_000) * 1e-3,
+    "uniform": _RANDOM.uniform(-3, 5, 20_000),
+}
+
+
+def _histogram(values: np.ndarray) -> Histogram:
+    histogram = Histogram("t")
+    histogram.update(values.astype(np.float32))
+    return histogram
+
+
+def _plain_kl(counts: np.ndarray, kept: int) -> float:
+    """KL(P, Q) for the first `kept` bins, step by step as on Migacz' slides."""
+    reference = counts[:kept].astype(float)
+    reference[-1] += counts[kept:].sum()
+    candidate = np.zeros(kept)
+    for level in range(128):
+        first, last = level * kept // 128, (level + 1) * kept // 128
+        filled = [index for index in range(first, last) if counts[index] > 0]
+        for index in filled:
+            candidate[index] = counts[first:last].sum() / len(filled)
+    reference, candidate = reference / reference.sum(), candidate / candidate.sum()
+    total = 0.0
+    for p, q in zip(reference, candidate, strict=True):
+        if p > 0:
+            if q == 0:
+                return math.inf
+            total += p * math.log(p / q)
+    return total
+
+
+@pytest.mark.parametrize("name", _TENSORS)
+def test_entropy_finds_the_smallest_divergence_of_the_plain_reference(name: str) -> None:
+    histogram = _histogram(_TENSORS[name])
+    counts = histogram.magnitudes()
+    used = int(np.flatnonzero(counts)[-1]) + 1
+    chosen = METHODS["entropy"](histogram)
+    kept = min(round(chosen / histogram.bin_width), used)
+    # All candidates of the reference would take a minute: every 16th of them, and the neighbours of what was chosen.
+    candidates = {*range(128, used + 1, 16), *(value for value in (kept - 1, kept + 1, used) if 128 <= value <= used)}
+    assert _plain_kl(counts, kept) <= min(_plain_kl(counts, value) for value in candidates) + 1e-12
+
+
+def test_entropy_really_clips_outliers() -> None:
+    values = _TENSORS["relu with outliers"]
+    assert METHODS["entropy"](_histogram(values)) < 0.2 * values.max()
+
+
+@pytest.mark.parametrize("name", _TENSORS)
+def test_mse_is_within_one_percent_of_the_best_error_on_the_values_themselves(name: str) -> None:
+    values = _TENSORS[name].astype(np.float32).astype(np.float64)
+
+    def error(threshold: float, steps: int) -> float:
+        step = threshold / steps
+        return float(np.mean((values - np.clip(np.rint(values / step) * step, -threshold, threshold)) ** 2))
+
+    def product(threshold: float) -> float:
+        return error(threshold, 127) * (error(threshold, 255) if values.min() >= 0 else 1.0)
+
+    best = min(product(top) for top in np.linspace(0.02, 1.0, 393) * np.abs(values).max())
+    assert product(METHODS["mse"](_histogram(values))) <= 1.02 * best
+
+
+def test_mse_covers_more_of_a_relu_than_symmetric_integers_alone_would_want() -> None:
+    one_sided, two_sided = _TENSORS["relu of normal"], np.concatenate([_TENSORS["relu of normal"], [-1e-3]])
+    assert METHODS["mse"](_histogram(one_sided)) >= METHODS["mse"](_histogram(two_sided))
+
+
+@pytest.mark.parametrize("name", _TENSORS)
+def test_percentile_keeps_9999_of_10000_values(name: str) -> None:
+    values = np.abs(_TENSORS[name])
+    histogram = _histogram(values)
+    threshold = METHODS["percentile"](histogram)
+    exact = np.sort(values)[math.ceil(0.9999 * values.size) - 1]
+    assert exact <= threshold * (1 + 1e-6)
+    assert threshold <= exact + histogram.bin_width + 1e-12
+
+
+def test_minmax_is_exact() -> None:
+    values = _TENSORS["uniform"].astype(np.float32)
+    assert choose_range(_histogram(values), "minmax") == Range(float(values.min()), float(values.max()))
+
+
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("name", _TENSORS)
+def test_no_range_reaches_beyond_what_was_seen_and_zero_lies_in_each(method: str, name: str) -> None:
+    values = _TENSORS[name].astype(np.float32)
+    range_ = choose_range(_histogram(values), method)
+    assert min(float(values.min()), 0.0) <= range_.low <= 0.0 <= range_.high <= float(values.max())
+    assert range_.high > 0.0
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_a_tensor_of_zeros_gets_a_small_range_that_can_be_used(method: str) -> None:
+    range_ = choose_range(_histogram(np.zeros(100)), method)
+    assert range_.low == 0.0
+    assert 0.0 < range_.high < 1e-3
+
+
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("value", [3.7, -2.5, 1e-30, 1e30])
+def test_a_constant_is_covered(method: str, value: float) -> None:
+    range_ = choose_range(_histogram(np.full(1000, value)), method)
+    assert range_.low <= 0.0 <= range_.high
+    if abs(value) > 1e-20:
+        assert max(-range_.low, range_.high) == pytest.approx(abs(value), rel=0.01)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_nothing_seen_is_an_error_that_names_the_tensor(method: str) -> None:
+    with pytest.raises(DataError, match="no value of tensor 'relu_3'"):
+        choose_range(Histogram("relu_3"), method)
+
+
+def test_an_unknown_method_is_refused_with_the_known_ones() -> None:
+    with pytest.raises(DataError, match="fix: choose one of minmax, percentile, entropy, mse"):
+        choose_range(_histogram(np.ones(3)), "entropie")
