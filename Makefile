@@ -32,7 +32,7 @@ test: .venv/ready ## pass the tests
 	$(RUN)python -m pytest $(ARGS)
 
 check: .venv/ready ## ruff, mypy --strict and the dependency rules
-	$(RUN)ruff check . && $(RUN)ruff format --check . && $(RUN)mypy builder runtime/enginewright_runtime
+	$(RUN)ruff check . && $(RUN)ruff format --check . && $(RUN)mypy builder runtime/enginewright_runtime && ls -d recipes/*/ | xargs -I{} sh -c 'cd {} && ../../$(RUN)mypy .'
 
 wheel: .venv/ready ## build both wheels into dist/
 	$(RUN)pip wheel --no-deps --wheel-dir dist . ./runtime

@@ -8,10 +8,13 @@ channels, and the weights are loaded into that.
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import TYPE_CHECKING, Any
+from zipfile import BadZipFile
 
 from enginewright.errors import DataError
 from enginewright.user_code import call_factory
@@ -57,23 +60,23 @@ def read_weights(path: Path, suffix: str) -> State:
             state = _read_npz(path)
         else:
             state = torch.load(path, map_location="cpu", weights_only=True)
-    except (SafetensorError, OSError, ValueError, RuntimeError, EOFError, KeyError) as error:
+    except UnpicklingError as error:
+        # torch's own words advise to load the file unsafely; what it met is all that is kept of them.
+        met = re.search(r"GLOBAL (\S+)", str(error))
+        if met is None:
+            raise _unreadable(path, "") from error
         raise DataError(
-            f"{path} cannot be read as weights: {error}", hint="is the file complete, and is its suffix right?"
-        ) from error
-    except Exception as error:
-        if type(error).__name__ != "UnpicklingError":
-            raise
-        raise DataError(
-            f"{path} holds more than weights, and loading it would run its code: {str(error).splitlines()[0]}",
+            f"{path} holds more than weights ({met[1]}), and loading it would run its code",
             hint="save a plain state dict: torch.save(model.state_dict(), path), or use safetensors",
         ) from error
+    except (SafetensorError, BadZipFile, OSError, ValueError, RuntimeError, EOFError, LookupError, TypeError) as error:
+        raise _unreadable(path, "" if isinstance(error, LookupError) else str(error)) from error
     if isinstance(state, Mapping) and isinstance(state.get("state_dict"), Mapping):
         state = state["state_dict"]
     if (
         not isinstance(state, Mapping)
         or not state
-        or not all(isinstance(value, torch.Tensor) for value in state.values())
+        or not all(isinstance(name, str) and isinstance(value, torch.Tensor) for name, value in state.items())
     ):
         raise DataError(
             f"{path} is no state dict (a mapping of names to tensors)", hint="save model.state_dict(), not the model"
@@ -87,6 +90,15 @@ def read_weights(path: Path, suffix: str) -> State:
                 hint="the training has diverged: take an earlier checkpoint",
             )
     return dict(state)
+
+
+def _unreadable(path: Path, why: str) -> DataError:
+    """`why` is the reader's own message, of which the first sentence tells what is wrong."""
+    first = why.strip().partition("\n")[0].partition(". ")[0].rstrip(".")
+    return DataError(
+        f"{path} cannot be read as weights: {first or f'its bytes are no {path.suffix} file'}",
+        hint="is the file complete, and is its suffix right?",
+    )
 
 
 def _read_npz(path: Path) -> dict[str, torch.Tensor]:

@@ -49,7 +49,7 @@ class ManifestError(BundleError):
     """The bundle's manifest breaks a rule of its format."""
 
 
-class NoEngineFits(EnginewrightError):  # noqa: N818 - the name says what happened
+class NoEngineFits(EnginewrightError):
     """No engine of the bundle runs on this machine; the message gives the reason for each."""
 
     exit_code = ExitCode.INCONCLUSIVE
@@ -59,7 +59,7 @@ class InputError(EnginewrightError):
     """The inputs have the wrong names, shapes or dtypes; the message says what was expected and what came."""
 
 
-class BackendMissing(EnginewrightError):  # noqa: N818 - the name says what happened
+class BackendMissing(EnginewrightError):
     """The library that runs this kind of engine is not installed; the hint names the extra to install."""
 
 
@@ -67,7 +67,7 @@ class EngineError(EnginewrightError):
     """A backend refused to compile, open or run an engine; the message keeps the backend's own words."""
 
 
-class NotEnoughSamples(EnginewrightError):  # noqa: N818 - the name says what happened
+class NotEnoughSamples(EnginewrightError):
     """The samples cannot carry the statistic that was asked for."""
 
     exit_code = ExitCode.INCONCLUSIVE

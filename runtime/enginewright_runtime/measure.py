@@ -15,12 +15,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 
-import numpy as np
-
 from enginewright_runtime.backends import Array
 from enginewright_runtime.canonical import Json, sha256_file
 from enginewright_runtime.host import conditions, fingerprint
 from enginewright_runtime.measurement import MeasuredEngine, Measurement, Protocol, SessionRecord
+from enginewright_runtime.npz import write_npz
 from enginewright_runtime.warm_up import WarmUp, WarmUpRule
 from enginewright_runtime.worker_process import WorkerProcess
 
@@ -97,7 +96,7 @@ class Measuring:
     def __enter__(self) -> Measuring:
         folder = self._folder.enter_context(tempfile.TemporaryDirectory(prefix="enginewright-"))
         self._inputs_path = Path(folder) / "inputs.npz"
-        np.savez(self._inputs_path, allow_pickle=False, **self._inputs)
+        self._inputs_path.write_bytes(write_npz(self._inputs))
         return self
 
     def __exit__(

@@ -90,7 +90,7 @@ class Session:
         """
         # Called at the camera's rate: shapes that fitted once are remembered, and everything that explains is off
         # this path.
-        if len(inputs) != len(self._expected):
+        if not isinstance(inputs, Mapping) or len(inputs) != len(self._expected):
             raise self._wrong_names(inputs)
         feed: dict[str, Array] = {}
         shapes = []
@@ -139,6 +139,10 @@ class Session:
 
     def _wrong_names(self, inputs: Mapping[str, Array]) -> InputError:
         expected = [spec.name for spec in self.inputs]
+        if not isinstance(inputs, Mapping):
+            came = type(inputs).__name__
+            hint = f"session.run({{{', '.join(f'{name!r}: ...' for name in expected)}}})"
+            return InputError(f"the inputs must be a mapping from names to arrays, got a {came}", hint=hint)
         return InputError(f"the inputs must be {_listed(expected)}, got {_listed(list(inputs))}")
 
     def _wrong_array(self, name: str, inputs: Mapping[str, Array]) -> InputError:

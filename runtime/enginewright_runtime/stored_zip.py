@@ -102,7 +102,7 @@ def _directory_entry(body: memoryview, offset: int) -> tuple[str, memoryview, in
     _, _, _, flags, method, _, _, _, packed_size, size, name_size, extra_size, comment_size = record[:13]
     attributes, start = record[15:]
     raw_name = bytes(body[offset + _CENTRAL.size : offset + _CENTRAL.size + name_size])
-    name = check_path(raw_name.decode("ascii", errors="backslashreplace"))
+    name = _check_path(raw_name.decode("ascii", errors="backslashreplace"))
     if stat.S_ISLNK(attributes >> 16):
         raise BundleError(f"the file {name} is a link")
     if flags:
@@ -116,7 +116,7 @@ def _directory_entry(body: memoryview, offset: int) -> tuple[str, memoryview, in
     return name, body[content_start : content_start + size], next_offset
 
 
-def check_path(name: str) -> str:
+def _check_path(name: str) -> str:
     """`name`, if it is a safe path for a file in a bundle; else BundleError."""
     if len(name) > LONGEST_PATH or not re.fullmatch(SAFE_PATH, name):
         raise BundleError(f"the file name {name[:LONGEST_PATH]!r} is not a plain relative path")

@@ -4,14 +4,14 @@ It reads one JSON object a line from standard input and answers each with one li
 can reach that channel: before any engine's library is loaded, file descriptor 1 is pointed at standard error. It ends
 when its standard input does, so it does not outlive its parent.
 
-=========  ================================================  ====================================
-do         with                                              answer
-=========  ================================================  ====================================
-open       engine, inputs (paths), sha256, backend, settings  size_bytes
-warm_up    what WarmUpRule has                               what WarmUp has
-chunk      count, drop                                       samples_ns, cpu_ns
-report                                                       peak_rss_bytes
-=========  ================================================  ====================================
+=======  =================================================  ==================
+do       with                                               answer
+=======  =================================================  ==================
+open     engine, inputs (paths), sha256, backend, settings  size_bytes
+warm_up  what WarmUpRule has                                what WarmUp has
+chunk    count, drop (untimed ones at the start)            samples_ns, cpu_ns
+report                                                      peak_rss_bytes
+=======  =================================================  ==================
 
 Where a request fails for a reason that has a name, the answer has `error` and `hint` instead.
 """
@@ -31,6 +31,7 @@ from enginewright_runtime.backends import Array, OpenEngine, backend
 from enginewright_runtime.canonical import Json, canonical_bytes, sha256_hex, strict_json
 from enginewright_runtime.errors import EnginewrightError, MeasurementError
 from enginewright_runtime.json_field import JsonField
+from enginewright_runtime.npz import read_npz
 from enginewright_runtime.warm_up import WarmUpRule, warm_up
 
 
@@ -55,8 +56,8 @@ class Worker:
         engine = Path(path).read_bytes()
         if sha256_hex(engine) != request.field("sha256").text():
             raise MeasurementError(f"{path}: the engine was altered after it was chosen for measuring")
-        with np.load(request.field("inputs").text(longest=4096), allow_pickle=False) as arrays:
-            self._inputs = {name: np.ascontiguousarray(arrays[name]) for name in arrays.files}
+        arrays = read_npz(Path(request.field("inputs").text(longest=4096)).read_bytes())
+        self._inputs = {name: np.ascontiguousarray(array) for name, array in arrays.items()}
         self._engine = backend(request.field("backend").text()).open(engine, request.field("settings").mapping())
         return {"size_bytes": len(engine)}
 

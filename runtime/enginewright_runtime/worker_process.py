@@ -75,7 +75,7 @@ class WorkerProcess:
             ) from None
         fields = answer.fields()
         if "error" in fields:
-            hint = fields["hint"].text() if "hint" in fields else ""
+            hint = fields["hint"].text(longest=_LONGEST_ANSWER) if "hint" in fields else ""
             raise MeasurementError(f"{self.label}: {fields['error'].text(longest=_LONGEST_ANSWER)}", hint=hint)
         return answer
 

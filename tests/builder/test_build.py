@@ -187,3 +187,61 @@ def test_gc_keeps_what_the_last_build_uses(built: TinyProject) -> None:
     assert set(statuses(built.build()).values()) == {"reused"}
     (built.root / ".enginewright" / "builds" / "tiny-cpu.json").unlink()
     assert built.run("gc", "--json").json["records"] == len(STEPS)
+
+
+ONNX_RECIPE = """
+recipe: 1
+name: bars
+model:
+  onnx: bars.onnx
+  inputs: {image: {shape: [batch, 3, 16, 16], dtype: float32}}
+  outputs: [scores]
+data: {factory: data:Bars, arguments: {noise: 0.5}}
+metric: METRIC
+compress: COMPRESS
+targets: {cpu: {}}
+"""
+
+
+def add_onnx_recipe(project: TinyProject, *, metric: str, compress: str) -> None:
+    """The reference network of the shared build as somebody's ONNX file."""
+    store = Store(project.root / ".enginewright")
+    record = store.record(store.last_build("tiny-cpu")["reference/simplify"])
+    assert record is not None
+    folder = project.root / "recipes" / "bars"
+    folder.mkdir()
+    (folder / "bars.onnx").write_bytes(store.object_path(record.outputs["network"].digest).read_bytes())
+    (folder / "data.py").write_text((project.root / "recipes" / "tiny" / "data.py").read_text())
+    recipe = ONNX_RECIPE.replace("METRIC", metric).replace("COMPRESS", compress)
+    (project.root / "recipes" / "bars.yaml").write_text(recipe)
+
+
+def test_a_network_that_comes_as_onnx_is_quantized_and_judged_by_fidelity(built: TinyProject) -> None:
+    add_onnx_recipe(built, metric="fidelity", compress="[quantize: {calibration: {method: minmax, samples: 32}}]")
+    finished = built.build(recipe="bars")
+    assert finished.code == 0, finished.err
+    content = finished.json
+    assert [step["name"] for step in content["steps"]] == [
+        "import", "reference/simplify", "reference/compile", "reference/evaluate", "calibrate", "quantize", "compile", "evaluate",
+        "measure", "pack",
+    ]  # fmt: skip
+    assert content["accuracy"]["reference"] == 1.0
+    assert content["accuracy"]["engine"] > 0.9
+    assert content["size_bytes"]["engine"] < content["size_bytes"]["reference"]
+
+
+def test_a_network_may_stay_as_it_is(built: TinyProject) -> None:
+    add_onnx_recipe(built, metric="top1", compress="[]")
+    finished = built.build(recipe="bars")
+    assert finished.code == 0, finished.err
+    assert finished.json["accuracy"]["engine"] == finished.json["accuracy"]["reference"]
+    assert finished.json["verdict"] == "PASS"
+
+
+def test_an_onnx_file_that_is_cut_short_is_refused(built: TinyProject) -> None:
+    add_onnx_recipe(built, metric="top1", compress="[]")
+    path = built.root / "recipes" / "bars" / "bars.onnx"
+    path.write_bytes(path.read_bytes()[:500])
+    finished = built.build(recipe="bars")
+    assert finished.code == 2
+    assert "is not a valid ONNX network" in finished.err

@@ -313,7 +313,7 @@ def test_training_writes_weights_that_the_network_loads(
     signs: Any, photographs: Path, tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     output = tmp_path_factory.mktemp("weights") / "new.safetensors"
-    options = ["--epochs", "1", "--root", str(photographs), "--classes", "3", "--output", str(output)]
+    options = ["--epochs", "1", "--threads", "1", "--root", str(photographs), "--classes", "3", "--output", str(output)]
     monkeypatch.setattr(sys, "argv", ["train.py", *options])
     threads = torch.get_num_threads()
     try:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
 import pytest
 from onnx import TensorProto, helper
 from tests.runtime.tiny_bundle import SETTINGS, tiny_golden, tiny_model
@@ -109,6 +110,24 @@ def test_an_input_of_text_is_refused_when_opening() -> None:
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8).SerializeToString()
     with pytest.raises(EngineError, match=r"x is a tensor\(string\), and only tensors of numbers are run"):
         ORT.open(model, {})
+
+
+@pytest.mark.parametrize("location", ["weights.bin", "../folder/weights.bin"])
+def test_an_engine_cannot_take_its_weights_from_a_file_of_its_user(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, location: str
+) -> None:
+    folder = tmp_path / "folder"
+    folder.mkdir()
+    (folder / "weights.bin").write_bytes(bytes(48))
+    monkeypatch.chdir(folder)
+    model = onnx.load_model_from_string(tiny_model())
+    [weights] = model.graph.initializer
+    weights.ClearField("float_data")
+    weights.data_location = TensorProto.EXTERNAL
+    weights.external_data.add(key="location", value=location)
+    for refused in (ORT.open, ORT.compile):
+        with pytest.raises(EngineError, match="onnxruntime could not"):
+            refused(model.SerializeToString(), {})
 
 
 def test_a_closed_engine_says_that_it_is_closed() -> None:

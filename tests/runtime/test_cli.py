@@ -138,7 +138,7 @@ def test_run_fails_where_the_golden_outputs_differ(command: Command, tmp_path: P
 
 def test_run_takes_inputs_and_writes_outputs(command: Command, tiny_path: Path, tmp_path: Path) -> None:
     x = np.full((5, 4), 2, np.float32)
-    np.savez(tmp_path / "x.npz", allow_pickle=False, x=x)
+    np.savez(tmp_path / "x.npz", x=x)
     ran = command("run", tiny_path, "--input", tmp_path / "x.npz", "--output", tmp_path / "y.npz")
     assert ran.code == 0
     assert "  y: float32 [5, 3], from 36 to 52" in ran.out

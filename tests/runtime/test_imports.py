@@ -35,7 +35,8 @@ before = set(sys.modules)
 for name in sys.argv[2:]:
     __import__(name)
 loaded = {name.partition(".")[0] for name in set(sys.modules) - before}
-print(*sorted(loaded - sys.stdlib_module_names - {"enginewright_runtime"}))
+loaded -= {"enginewright_runtime", *sys.stdlib_module_names}
+print(*sorted(name for name in loaded if "cython" not in name))
 """
 
 

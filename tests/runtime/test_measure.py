@@ -24,6 +24,7 @@ from enginewright_runtime.errors import MeasurementError
 from enginewright_runtime.host import fingerprint
 from enginewright_runtime.measure import EngineToMeasure, Measuring, measure
 from enginewright_runtime.measurement import Measurement
+from enginewright_runtime.npz import write_npz
 from enginewright_runtime.warm_up import WarmUpRule
 from enginewright_runtime.worker_process import WorkerProcess
 
@@ -321,7 +322,7 @@ def test_an_interrupt_ends_the_workers(engine: EngineToMeasure, monkeypatch: pyt
 @pytest.mark.parametrize("moment", ["idle", "warming up"])
 def test_a_worker_dies_when_its_parent_is_killed(engine: EngineToMeasure, tmp_path: Path, moment: str) -> None:
     inputs = tmp_path / "inputs.npz"
-    np.savez(inputs, allow_pickle=False, **INPUTS)
+    inputs.write_bytes(write_npz(INPUTS))
     forever = {**QUICK.to_json(), "least_ns": 10**18, "cap_ns": 10**18}
     program = f"""
         import sys

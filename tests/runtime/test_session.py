@@ -46,6 +46,8 @@ EXPECTED = "input 'x' must be float32 of shape [batch, 4], got "
 @pytest.mark.parametrize(
     ("inputs", "message"),
     [
+        (X, "the inputs must be a mapping from names to arrays, got a ndarray\n  fix: session.run({'x': ...})"),
+        ([X], "the inputs must be a mapping from names to arrays, got a list\n  fix: session.run({'x': ...})"),
         ({}, "the inputs must be 'x', got none"),
         ({"image": X}, "the inputs must be 'x', got 'image'"),
         ({"x": X, "y": X}, "the inputs must be 'x', got 'x', 'y'"),

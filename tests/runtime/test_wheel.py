@@ -78,7 +78,7 @@ def test_only_numpy_and_onnxruntime_are_needed(command: Path) -> None:
         "-c",
         "from importlib import metadata; print(metadata.requires('enginewright-runtime'))",
     )
-    assert listed.stdout.strip() == "['numpy>=1.23', \"onnxruntime>=1.17; extra == 'onnxruntime'\"]"
+    assert listed.stdout.strip() == "['numpy>=1.23', \"onnxruntime>=1.21; extra == 'onnxruntime'\"]"
 
 
 def test_without_the_extra_it_says_what_to_install(command: Path, tiny_path: Path) -> None:

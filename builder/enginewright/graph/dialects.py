@@ -7,7 +7,7 @@ nothing else.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 __all__ = ["DIALECTS", "Dialect", "backend_dialect", "onnxruntime_dialect"]
@@ -31,6 +31,8 @@ class Dialect:
     `weighted`: the operators with weights that have an integer kernel.
     `minimum_channels`: a convolution with fewer input or output channels stays float. `minimum_rows`: a product with
     fewer rows does.
+    `disabled_optimizers`, `session_config`: the settings of ONNX Runtime without which it computes something else than
+    the graph says; of a TensorRT graph, those under which ONNX Runtime is its twin.
     """
 
     name: str
@@ -43,6 +45,8 @@ class Dialect:
     weighted: frozenset[str]
     minimum_channels: int = 1
     minimum_rows: int = 1
+    disabled_optimizers: tuple[str, ...] = ()
+    session_config: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def activation_limits(self) -> tuple[int, int]:
@@ -55,6 +59,10 @@ class Dialect:
 
 
 _ONNXRUNTIME = frozenset({"Conv", "Gemm", "MatMul"})  # the CPU provider has no integer ConvTranspose
+# It gives int8 weights of its own, with 8 bits and one scale a tensor, to every float Conv, ConvTranspose and Gemm
+# between two quantized tensors: layers that were kept in float on purpose would lose accuracy, or saturate, without a
+# word.
+_QUANTIZES_FLOAT_LAYERS = ("WeightBiasQuantization",)
 
 DIALECTS: Mapping[str, Dialect] = {
     dialect.name: dialect
@@ -68,6 +76,7 @@ DIALECTS: Mapping[str, Dialect] = {
             bias="int32",
             placement="around",
             weighted=_ONNXRUNTIME,
+            disabled_optimizers=_QUANTIZES_FLOAT_LAYERS,
         ),
         # Without VNNI the kernels add two 16-bit products of uint8 and int8 before they widen: 2 x 255 x 64 still
         # fits, 2 x 255 x 127 saturates.
@@ -80,6 +89,7 @@ DIALECTS: Mapping[str, Dialect] = {
             bias="int32",
             placement="around",
             weighted=_ONNXRUNTIME,
+            disabled_optimizers=_QUANTIZES_FLOAT_LAYERS,
         ),
         # ONNX Runtime's kernels for 64-bit ARM accumulate int8 x int8 in 32 bits (SDOT, SMMLA, and NEON before them),
         # so nothing saturates; the symmetric and the depthwise convolutions are written for signed activations
@@ -93,6 +103,7 @@ DIALECTS: Mapping[str, Dialect] = {
             bias="int32",
             placement="around",
             weighted=_ONNXRUNTIME,
+            disabled_optimizers=_QUANTIZES_FLOAT_LAYERS,
         ),
         # The parsers of TensorRT 8 want weights in float32 before their QuantizeLinear, and every later one takes
         # them: one graph serves all.
@@ -107,6 +118,9 @@ DIALECTS: Mapping[str, Dialect] = {
             weighted=frozenset({"Conv", "ConvTranspose", "Gemm", "MatMul"}),
             minimum_channels=16,
             minimum_rows=2,
+            session_config={
+                "session.disable_quant_qdq": "1"
+            },  # no integer kernels: on x86 some saturate where no GPU does
         ),
     )
 }

@@ -66,15 +66,15 @@ def _is_layer(node: onnx.NodeProto) -> bool:
 
 def _layer(node: onnx.NodeProto, view: Topology) -> Layer:
     constants = [found for name in node.input[1:] if (found := _stored(name, view)) is not None]
-    shape = view.shape(node.output[0])
+    macs = _macs(node, view)
     from_integers = all(_dequantized(name, view) for name in node.input[:2])
     return Layer(
         name=node.name,
         op=node.op_type,
-        macs=_macs(node, view),
+        macs=macs,
         weights=sum(prod(tensor.dims) for tensor, _ in constants),
         weight_bytes=sum(prod(tensor.dims) * size for tensor, size in constants),
-        output_shape=shape,
+        output_shape=view.shape(node.output[0]),
         precision="int8" if from_integers else "float32",
     )
 

@@ -22,6 +22,7 @@ FloatArray = npt.NDArray[np.float64]
 
 _LEVELS = 128  # magnitudes of a signed 8-bit integer, zero included
 _KEPT_SHARE = 0.9999  # the percentile: one value in ten thousand is cut
+_VALUES_PER_BIN = 16
 _MSE_CANDIDATES = 256
 _DEAD_RANGE = 2.0**-16
 
@@ -86,13 +87,17 @@ def _entropy(histogram: Histogram) -> float:
     the slides on KL divergence.
 
     For each number i of bins kept, from 128 on: P is the histogram of the first i bins with all outliers added to the
-    last; Q is the same bins without the outliers, joined into 128 levels and spread again evenly over those bins of a
-    level that are not empty; the i with the smallest KL(P, Q) wins. Exact zeros are left out, since every scale
-    represents them exactly and ReLU would drown the rest in them. All candidates are evaluated at once from running
-    sums, since P and Q enter KL only through sums over levels.
+    last that is not empty (to an empty one Q would give no mass, and KL would be infinite); Q is the same bins without
+    the outliers, joined into 128 levels and spread again evenly over those bins of a level that are not empty; the i
+    with the smallest KL(P, Q) wins. Exact zeros are left out, since every scale represents them exactly and ReLU would
+    drown the rest in them.
+
+    Where values are few, bins are joined until they hold 16 each on average: below that, chance makes the histogram so
+    rough that far too much is cut. With fewer than 128 bins left, nothing is cut.
+    All candidates are evaluated at once from running sums, since P and Q enter KL only through sums over levels.
     """
-    counts = histogram.magnitudes().astype(np.float64)
-    used = int(np.flatnonzero(counts)[-1]) + 1
+    counts, width = _with_enough_in_each_bin(histogram)
+    used = len(counts)
     if used <= _LEVELS:
         return histogram.largest
     kept = np.arange(_LEVELS, used + 1)
@@ -103,14 +108,23 @@ def _entropy(histogram: Histogram) -> float:
     level_mass, level_filled = np.diff(mass[edges], axis=1), np.diff(filled[edges], axis=1)
     level_log = _log(level_mass) - _log(level_filled)  # log of what Q holds in each bin of the level that is not empty
     outliers = mass[-1] - mass[kept]
-    last = counts[kept - 1]
-    p_log_p = own[kept] - _x_log_x(last) + _x_log_x(last + outliers)
-    p_log_q = (level_mass * level_log).sum(axis=1) + outliers * level_log[:, -1]
+    last = np.maximum.accumulate(np.where(counts > 0, np.arange(used), 0))[kept - 1]
+    last_level = (_LEVELS * (last + 1) - 1) // kept  # the level whose edges enclose that bin
+    p_log_p = own[kept] - _x_log_x(counts[last]) + _x_log_x(counts[last] + outliers)
+    p_log_q = (level_mass * level_log).sum(axis=1) + outliers * level_log[np.arange(len(kept)), last_level]
     # Divide by the sums of P and Q: the first holds the outliers, the second does not.
     divergence = (p_log_p - p_log_q) / mass[-1] - math.log(mass[-1]) + _log(mass[kept])
-    # Where the last bin is empty but outliers fall into it, Q is zero where P is not: infinitely far.
-    divergence[(last == 0) & (outliers > 0)] = math.inf
-    return min(float(kept[int(np.argmin(divergence))]) * histogram.bin_width, histogram.largest)
+    divergence[mass[kept] == 0] = math.inf  # all is outlier
+    return min(float(kept[int(np.argmin(divergence))]) * width, histogram.largest)
+
+
+def _with_enough_in_each_bin(histogram: Histogram) -> tuple[FloatArray, float]:
+    """The counts of |x| up to the last bin that is not empty, and the width of a bin, after joining bins in pairs."""
+    counts, width = histogram.magnitudes().astype(np.float64), histogram.bin_width
+    used = int(np.flatnonzero(counts)[-1]) + 1
+    while used > _LEVELS and counts.sum() < _VALUES_PER_BIN * used:
+        counts, width, used = counts.reshape(-1, 2).sum(axis=1), 2.0 * width, (used + 1) // 2
+    return counts[:used], width
 
 
 def _mse(histogram: Histogram) -> float:

@@ -199,6 +199,9 @@ def _options(library: ModuleType, settings: Settings, optimization: str) -> Any:
     options.log_severity_level = 3  # errors: that an optimized graph fits one kind of machine is ours to check
     for key, value in (settings.config or {}).items():
         options.add_session_config_entry(key, value)
+    # ONNX may name files that hold its weights, and the library would look for them from the working folder on. A
+    # bundle is whole, or it could take in any file that its user may read: no file is below the null device.
+    options.add_session_config_entry("session.model_external_initializers_file_folder_path", os.devnull)
     return options
 
 

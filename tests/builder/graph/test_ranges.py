@@ -139,7 +139,7 @@ print(int(re.search(r"VmHWM:\\s+(\\d+) kB", pathlib.Path("/proc/self/status").re
 
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="peak memory is read from /proc, which Linux has")
 def test_peak_memory_does_not_grow_with_the_number_of_samples(tmp_path) -> None:
-    """512 samples of these tensors are 400 MB; the peak may differ by 16 MiB from that of 32 samples."""
+    """512 samples of these tensors are 400 MB; the peak may exceed that of 32 samples by a tenth of it."""
     nodes = [helper.make_node("Relu", ["x"], ["a"]), helper.make_node("Neg", ["a"], ["b"])]
     value = [helper.make_tensor_value_info(name, TensorProto.FLOAT, ["batch", 16, 64, 64]) for name in ("x", "b")]
     graph = helper.make_graph(nodes, "wide", [value[0]], [value[1]])
@@ -155,4 +155,4 @@ def test_peak_memory_does_not_grow_with_the_number_of_samples(tmp_path) -> None:
 
     few, many = peak(32), peak(512)
     assert few > 32 << 20  # it measures something
-    assert many - few < 16 << 20
+    assert many - few < 40 << 20
