@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import re
+import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -69,7 +70,9 @@ def read_weights(path: Path, suffix: str) -> State:
             f"{path} holds more than weights ({met[1]}), and loading it would run its code",
             hint="save a plain state dict: torch.save(model.state_dict(), path), or use safetensors",
         ) from error
-    except (SafetensorError, BadZipFile, OSError, ValueError, RuntimeError, EOFError, LookupError, TypeError) as error:
+    except (
+        SafetensorError, BadZipFile, zlib.error, OSError, ValueError, RuntimeError, EOFError, LookupError, TypeError
+    ) as error:  # fmt: skip
         raise _unreadable(path, "" if isinstance(error, LookupError) else str(error)) from error
     if isinstance(state, Mapping) and isinstance(state.get("state_dict"), Mapping):
         state = state["state_dict"]
@@ -188,9 +191,9 @@ def cut_down(network: nn.Module, architecture: Architecture) -> None:
                 hint="was model.py changed?",
             )
         if isinstance(module, (nn.Conv1d, nn.Conv2d, nn.Conv3d)):
-            _cut_convolution(module, kept, transposed=False)
+            _cut_convolution(path, module, kept, transposed=False)
         elif isinstance(module, (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)):
-            _cut_convolution(module, kept, transposed=True)
+            _cut_convolution(path, module, kept, transposed=True)
         elif isinstance(module, nn.Linear):
             _cut_parameter(module, "weight", 1, kept.inputs)
             _cut_parameter(module, "weight", 0, kept.outputs)
@@ -206,15 +209,18 @@ def cut_down(network: nn.Module, architecture: Architecture) -> None:
         else:
             raise DataError(
                 f"module '{path}' is a {type(module).__name__}, and its pruned channels cannot be kept as data",
-                hint=f"leave it as it is: add '{path}' (and what shares its channels) to prune.keep",
+                hint=f"leave it as it is: add '{path}', and the modules that feed it, to prune.keep",
             )
 
 
-def _cut_convolution(module: Any, kept: Kept, *, transposed: bool) -> None:
-    depthwise = module.groups > 1 and module.groups == module.in_channels
+def _cut_convolution(path: str, module: Any, kept: Kept, *, transposed: bool) -> None:
+    depthwise = module.groups > 1 and module.groups == module.in_channels == module.out_channels
     inputs, outputs = (1, 0) if not transposed else (0, 1)
     if module.groups > 1 and not depthwise:
-        raise DataError("a grouped convolution cannot be cut down", hint="add it to prune.keep")
+        raise DataError(
+            f"module '{path}' is a convolution in {module.groups} groups, and its pruned channels cannot be kept as data",
+            hint=f"leave it as it is: add '{path}', and the modules that feed it, to prune.keep",
+        )
     if not depthwise:
         _cut_parameter(module, "weight", inputs, kept.inputs)
     _cut_parameter(module, "weight", 0 if depthwise else outputs, kept.outputs)

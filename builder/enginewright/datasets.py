@@ -55,19 +55,46 @@ class Split:
             indices = [int(index) for index in order[start : start + size]]
             with users(f"reading the samples {indices[0]}.. of the split '{self.name}'"):
                 many = getattr(self.samples, "__getitems__", None)
-                pairs = many(indices) if many else [self.samples[index] for index in indices]
-            yield self._stacked(pairs, indices)
+                pairs = list(many(indices) if many else (self.samples[index] for index in indices))
+            if len(pairs) != len(indices):
+                raise DataError(
+                    f"the split '{self.name}' gave {len(pairs)} samples where {len(indices)} were asked for",
+                    hint="mend its __getitems__",
+                )
+            yield self._stacked([self._pair(pair, index) for pair, index in zip(pairs, indices, strict=True)], indices)
+
+    def _pair(self, pair: Any, index: int) -> tuple[Any, Any]:
+        if not isinstance(pair, (tuple, list)) or len(pair) != 2:
+            raise DataError(
+                f"sample {index} of the split '{self.name}' is a {type(pair).__name__}, expected a pair (inputs, label)",
+                hint="give None as the label where there is none",
+            )
+        return pair[0], pair[1]
 
     def _stacked(self, pairs: Sequence[tuple[Any, Any]], indices: Sequence[int]) -> Batch:
         samples = [self._named(inputs, index) for (inputs, _), index in zip(pairs, indices, strict=True)]
         stacked = {}
         for name, spec in self.signature.inputs.items():
-            arrays = [np.asarray(sample[name], dtype=spec.dtype) for sample in samples]
-            for array, index in zip(arrays, indices, strict=True):
-                self._check(array, spec, f"sample {index} of the split '{self.name}', input '{name}'")
+            arrays: list[Array] = []
+            for sample, index in zip(samples, indices, strict=True):
+                what = f"sample {index} of the split '{self.name}', input '{name}'"
+                array = _array(sample[name], what, dtype=spec.dtype)
+                self._check(array, spec, what)
+                if arrays and array.shape != arrays[0].shape:
+                    raise DataError(
+                        f"{what} has the shape {list(array.shape)}, and sample {indices[0]} has {list(arrays[0].shape)}",
+                        hint="samples are read in batches: give all of them one size",
+                    )
+                arrays.append(array)
             stacked[name] = np.stack(arrays)
-        labels = [label for _, label in pairs]
-        return Batch(stacked, None if labels[0] is None else np.asarray(labels))
+        return Batch(stacked, self._labels([label for _, label in pairs], indices))
+
+    def _labels(self, labels: Sequence[Any], indices: Sequence[int]) -> Array | None:
+        what = f"the labels of the samples {indices[0]}.. of the split '{self.name}'"
+        missing = sum(label is None for label in labels)
+        if missing not in (0, len(labels)):
+            raise DataError(f"{what} are None for {missing} of {len(labels)}", hint="give all samples a label, or none")
+        return None if missing else _array(labels, what)
 
     def _named(self, inputs: Any, index: int) -> Mapping[str, Any]:
         if not isinstance(inputs, Mapping):
@@ -100,6 +127,16 @@ class Split:
             raise DataError(f"{what} holds NaN or infinity", hint="leave the sample out, or mend how it is read")
 
 
+def _array(value: Any, what: str, *, dtype: str | None = None) -> Array:
+    try:
+        return np.asarray(value, dtype=dtype)
+    except (TypeError, ValueError, OverflowError, RuntimeError) as error:
+        raise DataError(
+            f"{what} cannot be read as an array{f' of {dtype}' if dtype else ''}: {error}",
+            hint="give numpy arrays, all of one shape",
+        ) from error
+
+
 def load_data(step: RunningStep) -> Any:
     """The object that the recipe's data factory gives."""
     description = step.parameters["data"]
@@ -115,7 +152,9 @@ def load_split(data: Any, name: str, step: RunningStep) -> Split:
             f"the data factory gives no split '{name}', which step '{step.name}' needs",
             hint=f"give the object that it returns an attribute '{name}': a map-style dataset of (inputs, label)",
         )
-    if len(samples) == 0:
+    with users(f"len() of the split '{name}'"):
+        size = len(samples)
+    if size == 0:
         raise DataError(f"the split '{name}' is empty", hint="check the data factory's arguments in the recipe")
     return Split(name, samples, Signature.from_json(step.parameters["model"]))
 

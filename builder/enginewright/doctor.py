@@ -82,7 +82,8 @@ def _backends() -> list[Finding]:
     """Engines: what compiles and runs them."""
     findings = [_distribution("onnxruntime", "it compiles and runs the engines of the target cpu")]
     if importlib.util.find_spec("tensorrt_rtx_bindings"):
-        version = importlib.metadata.version("tensorrt-rtx-cu13-bindings")
+        names = importlib.metadata.packages_distributions().get("tensorrt_rtx_bindings", [])  # with CUDA's version
+        version = ", ".join(importlib.metadata.version(name) for name in names) or "of unknown version"
         findings.append(Finding("TensorRT-RTX", "ok", f"{version}: checks TensorRT graphs without a GPU"))
     else:
         fix = "pip install 'enginewright[tensorrt-rtx]'"
@@ -110,6 +111,8 @@ def _gpu() -> Finding:
     query = [command, "--query-gpu=name,driver_version,clocks.sm,clocks.max.sm", "--format=csv,noheader"]
     try:
         answer = subprocess.run(query, capture_output=True, text=True, timeout=_PROBE_SECONDS, check=False)
+    except OSError as error:
+        return Finding("NVIDIA GPU", "missing", f"{command} does not run: {error.strerror}", "mend the driver")
     except subprocess.TimeoutExpired:
         return Finding(
             "NVIDIA GPU",
@@ -121,7 +124,10 @@ def _gpu() -> Finding:
         return Finding(
             "NVIDIA GPU",
             "missing",
-            (answer.stdout or answer.stderr).strip().splitlines()[0],
+            next(
+                iter((answer.stdout or answer.stderr).strip().splitlines()),
+                f"nvidia-smi ended with {answer.returncode}",
+            ),
             "install or mend the driver",
         )
     return Finding("NVIDIA GPU", "ok", "; ".join(answer.stdout.strip().splitlines()))

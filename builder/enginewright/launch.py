@@ -17,6 +17,7 @@ from typing import IO
 from enginewright import errors
 from enginewright.errors import EnginewrightError, StepCrashed, StepFailed, UserCodeError
 from enginewright.worker import Spec
+from enginewright_runtime import errors as runtime_errors
 from enginewright_runtime.canonical import Json
 from enginewright_runtime.exit_codes import ExitCode
 
@@ -87,7 +88,7 @@ def _follow(
 def _error(event: Mapping[str, str], spec: Spec) -> EnginewrightError:
     """The step's own error again, of the class that it had in its process."""
     message, hint, text = f"step '{spec.name}': {event['message']}", event["hint"], event["traceback"]
-    kind = getattr(errors, event["type"], None)
+    kind = getattr(errors, event["type"], None) or getattr(runtime_errors, event["type"], None)
     if not (isinstance(kind, type) and issubclass(kind, EnginewrightError)):
         return StepCrashed(message, traceback=text)
     if issubclass(kind, (UserCodeError, StepFailed)):

@@ -13,7 +13,9 @@ if TYPE_CHECKING:
     import torch
     from torch import nn
 
-__all__ = ["checked_outputs", "count_macs", "outputs_of", "to_tensors"]
+    from enginewright.datasets import Batch
+
+__all__ = ["checked_outputs", "class_labels", "count_macs", "outputs_of", "to_tensors"]
 
 
 def to_tensors(inputs: Mapping[str, Array]) -> dict[str, torch.Tensor]:
@@ -53,6 +55,25 @@ def checked_outputs(network: nn.Module, inputs: Mapping[str, Array], signature: 
                 f"the network's output '{name}' is NaN or infinite on ordinary inputs", hint="check the weights"
             )
     return {name: value.numpy() for name, value in outputs.items()}
+
+
+def class_labels(batch: Batch, scores: torch.Tensor, *, what: str, otherwise: str) -> torch.Tensor:
+    """The labels of a batch of the train split, as classes of `scores`: (samples, classes) or (samples, classes, ...).
+
+    Raises DataError where they are not that; `what` needs them, and `otherwise` says what to do without.
+    """
+    import torch
+
+    labels, shape = batch.labels, tuple(scores.shape)
+    if labels is None or labels.dtype.kind not in "iu" or labels.shape != shape[:1] + shape[2:]:
+        raise DataError(f"{what} needs integer class labels in the train split", hint=otherwise)
+    classes = shape[1]
+    if not 0 <= labels.min() <= labels.max() < classes:
+        raise DataError(
+            f"labels of the train split run from {labels.min()} to {labels.max()}, but the network has {classes} classes",
+            hint="check the data factory, and the classes that the model is made with",
+        )
+    return torch.from_numpy(labels.astype("int64"))
 
 
 def count_macs(network: nn.Module, signature: Signature) -> int:

@@ -21,6 +21,9 @@ from enginewright_runtime.canonical import Json
 
 __all__ = ["HostFacts", "OutputOf", "Plan", "Step", "check_order", "make_plan"]
 
+# Latency budgets are judged after this many sessions, and again after the next number where that was INCONCLUSIVE.
+LOOKS = (6, 18)
+
 
 @dataclass(frozen=True)
 class OutputOf:
@@ -122,7 +125,7 @@ class _Layout:
         measured = self._add(
             "measure",
             "measure",
-            {"host": self.host.fingerprint, "budget": self._budget(), "model": self._signature()},
+            {"host": self.host.fingerprint, "looks": list(LOOKS), "budget": self._budget(), "model": self._signature()},
             {
                 **_engine_of(engine),
                 **_engine_of(reference_engine, prefix="reference_"),
@@ -139,6 +142,7 @@ class _Layout:
                 "target_summary": self.target.summary,
                 "recipe": self.recipe.rendered,
                 "budget": self._budget(),
+                "looks": list(LOOKS),
                 "model": self._signature(),
             },
             {

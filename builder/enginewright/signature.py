@@ -4,6 +4,7 @@ dtypes.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -45,6 +46,10 @@ class Signature:
         """`wanted`, or the network's own batch size where that is fixed."""
         return next((spec.fixed_batch for spec in self.inputs.values() if spec.fixed_batch), wanted)
 
+    def whole_batches(self, samples: int) -> int:
+        """As many of `samples` as fill batches: all of them, unless the network's batch size is fixed."""
+        return samples - samples % self.batch_size(1)
+
     def example(self, *, batch: int, seed: int = 0) -> dict[str, Array]:
         """Standard normal inputs (integers: zeros), with `batch` samples where the batch size is free."""
         random = np.random.default_rng(seed)
@@ -60,5 +65,10 @@ class Signature:
 
 
 def largest_difference(ours: Array, theirs: Array) -> float:
-    """The largest difference between two outputs, as a share of the second's largest magnitude."""
+    """The largest difference between two outputs, as a share of the second's largest magnitude; infinite where their
+    shapes differ.
+    """
+    if ours.shape != theirs.shape:
+        return math.inf
+    ours, theirs = ours.astype(np.float64), theirs.astype(np.float64)  # integers below zero would wrap around
     return float(np.abs(ours - theirs).max()) / max(float(np.abs(theirs).max()), 1e-12)

@@ -82,9 +82,30 @@ def gather_sources(recipe: Recipe, project: Project) -> Sources:
     for part, values in parts:
         for where, text in _strings(f"{part}.arguments", values):
             path = project.root / text
-            if text.strip() and path.exists():
-                arguments[where] = Source(_digest_of_tree(path) if path.is_dir() else sha256_file(path), text)
+            if text.strip() and _is_content(path, project):
+                arguments[where] = Source(_digest_of_argument(path, where, recipe), text)
     return Sources(code, files, arguments)
+
+
+def _is_content(path: Path, project: Project) -> bool:
+    """Whether a text names a file or a folder whose content can enter a key.
+
+    A device has no content, and the project's own folder, or one above it, holds the store: such texts ("/", ".") are
+    separators rather than data.
+    """
+    try:
+        return path.is_file() or (path.is_dir() and not project.root.is_relative_to(path.resolve()))
+    except OSError:
+        return False  # too long for a path, or in a folder that nobody may look into
+
+
+def _digest_of_argument(path: Path, where: str, recipe: Recipe) -> str:
+    try:
+        return _digest_of_tree(path) if path.is_dir() else sha256_file(path)
+    except OSError as error:
+        raise DataError(
+            f"{recipe.path}: {where}: {error.filename or path}: {error.strerror}", hint="make it readable"
+        ) from None
 
 
 def _digest_of_file(path: Path, label: str, recipe: Recipe) -> str:

@@ -7,7 +7,7 @@ from __future__ import annotations
 import importlib
 import sys
 import traceback
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -31,11 +31,13 @@ def call_factory(description: Mapping[str, Any], code_folder: Path) -> Any:
         sys.path.insert(0, str(code_folder))
     with users(f"importing {module_name}.py of {code_folder}"):
         module = importlib.import_module(module_name)
-    factory: Callable[..., Any] | None = getattr(module, name, None)
+    factory: Any = module
+    for part in name.split("."):
+        factory = getattr(factory, part, None)
     if factory is None:
         known = ", ".join(sorted(key for key in vars(module) if not key.startswith("_"))[:20])
         raise UserCodeError(
-            f"{module.__file__} has no '{name}'",
+            f"{getattr(module, '__file__', None) or module_name} has no '{name}'",
             hint=f"correct the factory '{description['factory']}'; the module has: {known}",
         )
     with users(f"calling {description['factory']}"):
@@ -49,7 +51,7 @@ def users(doing: str) -> Iterator[None]:
         yield
     except EnginewrightError:
         raise
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         frames = traceback.extract_tb(error.__traceback__)
         theirs = [
             frame for frame in frames if Path(frame.filename).parent != _OURS and "importlib" not in frame.filename

@@ -153,6 +153,8 @@ def main() -> int:
     spec = Spec.from_json(json.loads(sys.stdin.readline()))
     threading.Thread(target=_leave_with_parent, daemon=True).start()
     os.chdir(spec.project)
+    # Official builds of ONNX Runtime report home unless they are told not to before they are loaded.
+    os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
     try:
         record = run_step(spec, tell=lambda event: _write(events, event))
     except KeyboardInterrupt:

@@ -4,7 +4,7 @@
 
 The best epoch by accuracy on the validation split is kept in `signs.safetensors` beside this file (or `--output`), and
 the accuracy on the test split is printed at the end. `--root` trains on a folder of images by class; the number of
-classes is then that of the folder, and the recipe's `model.arguments.classes` has to say so.
+classes is then `--classes`, and the recipe's `model.arguments.classes` and `data.arguments.class_count` have to say so.
 
 The convolutions compute in bfloat16 where the processor has instructions for it, else in float32. Beside other busy
 processes `--threads 1` is several times as fast as two threads, which wait for each other at every layer.
@@ -49,6 +49,9 @@ def _run(arguments: argparse.Namespace) -> None:
     torch.manual_seed(arguments.seed)
     torch.set_num_threads(arguments.threads)
     data = Signs(root=arguments.root, class_count=arguments.classes, train=arguments.classes * arguments.images)
+    for name, split in (("train", data.train), ("validation", data.validation), ("test", data.test)):
+        if len(split) == 0:
+            raise DataError(f"the split '{name}' of {arguments.root} is empty", hint="add images: too few were found")
     network = SignNet(classes=len(data.classes))
     # torch.nn.Module.to takes it, and its types do not say so.
     network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
@@ -64,7 +67,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--images", type=int, default=600, help="rendered images a class (default %(default)s)")
     parser.add_argument("--learning-rate", type=float, default=0.003)
     parser.add_argument("--root", default="", help="a folder of images by class, instead of rendered ones")
-    parser.add_argument("--classes", type=int, default=43, help="class folders in --root")
+    parser.add_argument("--classes", type=int, default=43, help="class folders in --root (default %(default)s)")
     parser.add_argument("--seed", type=int, default=2026)
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--output", type=Path, default=Path(__file__).with_name("signs.safetensors"))
@@ -73,7 +76,7 @@ def _parser() -> argparse.ArgumentParser:
 
 def _train(network: nn.Module, data: Signs, *, epochs: int, learning_rate: float, seed: int) -> dict[str, Tensor]:
     """Train with AdamW and a cosine schedule; give the weights of the best epoch."""
-    # In the few epochs that a processor has time for, momentum SGD stays far behind: 45 % against 96 % after four.
+    # In the few epochs that a processor has time for, SGD with momentum stays far behind.
     optimizer = torch.optim.AdamW(network.parameters(), learning_rate, weight_decay=_WEIGHT_DECAY)
     steps = epochs * math.ceil(len(data.train) / _BATCH)
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: _rate(step / steps))

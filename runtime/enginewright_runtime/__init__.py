@@ -7,6 +7,8 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING, Any
+
 from enginewright_runtime.errors import (
     BackendMissing,
     BundleError,
@@ -18,7 +20,9 @@ from enginewright_runtime.errors import (
     NoEngineFits,
     NotEnoughSamples,
 )
-from enginewright_runtime.session import Session, open
+
+if TYPE_CHECKING:
+    from enginewright_runtime.session import Session, open
 
 __version__ = "0.1.0"
 
@@ -36,3 +40,12 @@ __all__ = [
     "__version__",
     "open",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    """`open` and `Session` bring numpy with them, and whoever wants only a digest or a host's facts does without."""
+    if name in ("Session", "open"):
+        from enginewright_runtime import session
+
+        return getattr(session, name)
+    raise AttributeError(f"module 'enginewright_runtime' has no attribute {name!r}")

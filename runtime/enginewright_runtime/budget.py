@@ -16,7 +16,7 @@ from enginewright_runtime.errors import NotEnoughSamples
 from enginewright_runtime.exit_codes import ExitCode
 from enginewright_runtime.stats import korn_graubard, percentile
 
-ALPHA = 0.05  # each one-sided bound is wrong with at most this probability
+ALPHA = 0.05  # each one-sided bound is wrong with at most this probability, over all looks together
 _MIB = 1 << 20
 
 
@@ -45,10 +45,13 @@ class Evidence:
     """What was measured; None and empty mean that nothing was.
 
     `sessions_ns`: the latencies of each session. `accuracy_drop`: the reference's accuracy less the engine's, as a
-    share, and `accuracy_drop_interval` its confidence interval; without one the drop is taken as exact.
+    share, and `accuracy_drop_interval` its confidence interval; without one the drop is taken as exact. `looks`: how
+    often latencies are judged at most, where more are taken as long as the verdict is INCONCLUSIVE; the risk is split
+    between the looks (Bonferroni).
     """
 
     sessions_ns: Sequence[Sequence[int]] = ()
+    looks: int = 1
     size_bytes: int | None = None
     peak_memory_bytes: int | None = None
     accuracy_drop: float | None = None
@@ -108,34 +111,35 @@ def _latency(percent: float, name: str, limit: float, evidence: Evidence) -> Fin
         return _unmeasured(name, limit, "the sessions have different numbers of samples")
     pooled = np.sort(np.concatenate(sessions))
     allowed = (100 - percent) / 100
+    share_beyond = partial(_share_beyond, sessions, ALPHA / evidence.looks)
     try:
         value = percentile(pooled, percent) / 1e6
-        low, high = _share_beyond(sessions, limit * 1e6)
+        low, high = share_beyond(limit * 1e6)
     except NotEnoughSamples as error:
         return _unmeasured(name, limit, error.message)
-    low_ms, high_ms = _percentile_interval_ms(sessions, pooled, allowed)
+    low_ms, high_ms = _percentile_interval_ms(share_beyond, pooled, allowed)
     verdict = Verdict.PASS if high <= allowed else Verdict.FAIL if low > allowed else Verdict.INCONCLUSIVE
     shares = f"{low:.2%} to {high:.2%} of inferences are slower than it, and {allowed:.0%} may be"
     return Finding(name, limit, value, low_ms, high_ms, verdict, f"{_relation(name, value, limit, verdict)}: {shares}")
 
 
-def _share_beyond(sessions: Sequence[npt.NDArray[np.int64]], limit_ns: float) -> tuple[float, float]:
+def _share_beyond(sessions: Sequence[npt.NDArray[np.int64]], alpha: float, limit_ns: float) -> tuple[float, float]:
     """Bounds for the share of inferences slower than the limit; each session is sorted."""
     each = sessions[0].size
     beyond = [each - int(np.searchsorted(session, limit_ns, side="right")) for session in sessions]
-    return korn_graubard(beyond, each, ALPHA)
+    return korn_graubard(beyond, each, alpha)
 
 
 def _percentile_interval_ms(
-    sessions: Sequence[npt.NDArray[np.int64]], pooled: npt.NDArray[np.int64], allowed: float
+    share_beyond: Callable[[float], tuple[float, float]], pooled: npt.NDArray[np.int64], allowed: float
 ) -> tuple[float, float | None]:
     """The samples between which the percentile lies: a budget fails below the first, and passes from the second on.
 
     The second is None where no sample is a limit that passes.
     """
     limits = [float(sample) for sample in pooled]
-    passing = bisect_left(limits, True, key=lambda limit: _share_beyond(sessions, limit)[1] <= allowed)
-    failing = bisect_left(limits, True, key=lambda limit: _share_beyond(sessions, limit)[0] <= allowed)
+    passing = bisect_left(limits, True, key=lambda limit: share_beyond(limit)[1] <= allowed)
+    failing = bisect_left(limits, True, key=lambda limit: share_beyond(limit)[0] <= allowed)
     # Beyond the largest sample there is nothing, so that a budget of it never fails, and `failing` is always an index.
     return limits[failing] / 1e6, limits[passing] / 1e6 if passing < len(limits) else None
 

@@ -334,6 +334,19 @@ def test_training_on_a_folder_that_is_not_there_ends_with_the_reason(
     assert f"there is no folder {tmp_path / 'none'}\n  fix: correct the path" in capsys.readouterr().err
 
 
+def test_training_on_too_few_images_ends_with_the_reason(
+    signs: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name in ("one", "two"):
+        (tmp_path / name).mkdir()
+        Image.new("RGB", (8, 8)).save(tmp_path / name / "same.png")
+    monkeypatch.setattr(sys, "argv", ["train.py", "--root", str(tmp_path), "--classes", "2"])
+    with pytest.raises(SystemExit) as caught:
+        signs.train.main()
+    assert caught.value.code == 2
+    assert f"of {tmp_path} is empty" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("name", ["data", "model", "render"])
 def test_the_examples_in_the_docstrings_hold(signs: Any, name: str) -> None:
     results = doctest.testmod(getattr(signs, name), extraglobs={"np": np})

@@ -197,29 +197,32 @@ def _joins_scales(node: onnx.NodeProto, view: Topology) -> bool:
 
 
 def _around(view: Topology, dialect: Dialect) -> Iterator[str]:
-    """The patterns of ONNX Runtime: DequantizeLinear before, QuantizeLinear behind, and nothing else reads in
-    between.
-    """
+    """The patterns of ONNX Runtime: DequantizeLinear before, QuantizeLinear behind, nothing else reading in between."""
     for node in view.nodes:
-        end = rectified(node, view)
         if _has_integer_weights(node, view):
-            if not _dequantized(node.input[0], view):
-                yield f"'{node.name}' ({node.op_type}) has integer weights and a float input: it stays float"
-            if node.op_type == "Conv" and not any(_is(reader, "QuantizeLinear") for reader in view.consumers(end)):
-                yield f"'{node.name}' (Conv) gives float: without QuantizeLinear behind it, it stays float"
-            if node.op_type == "Conv" and len(node.input) > 2 and node.input[2] in view.initializers:
-                yield f"'{node.name}' (Conv) has a float bias: it stays float"
-            if len(view.consumers(end)) > 1 and _quantized_as(end, view) is not None:
-                yield f"'{node.name}' ({node.op_type}): something reads its output beside QuantizeLinear, so it stays float"
-        elif (
-            node.op_type in _MOVES
-            and _dequantized(node.input[0], view)
-            and _quantized_as(node.output[0], view) is not None
-        ):
-            if _group(node.input[0], view) != _quantized_as(node.output[0], view):
+            yield from (f"'{node.name}' ({node.op_type}) {reason}" for reason in _not_fused(node, view, dialect))
+        elif node.op_type in _MOVES and _dequantized(node.input[0], view):
+            behind = _quantized_as(node.output[0], view)
+            if behind is not None and behind != _group(node.input[0], view):
                 yield f"'{node.name}' ({node.op_type}) has another scale behind it than before it: the pair is not dropped"
         elif _joins_scales(node, view):
             yield f"'{node.name}' (Concat) joins tensors with different scales: every value is looked up instead of copied"
+
+
+def _not_fused(node: onnx.NodeProto, view: Topology, dialect: Dialect) -> Iterator[str]:
+    """Why a product with integer weights is computed in float all the same."""
+    end = rectified(node, view)
+    behind = _quantized_as(end, view)
+    if not _dequantized(node.input[0], view):
+        yield "has integer weights and a float input: it stays float"
+    if node.op_type == "Conv" and behind is None:
+        yield "gives float: without QuantizeLinear behind it, it stays float"
+    if node.op_type == "Conv" and len(node.input) > 2 and node.input[2] in view.initializers:
+        yield "has a float bias: it stays float"
+    if behind is not None and len(view.consumers(end)) > 1:
+        yield "stays float: something reads its output beside QuantizeLinear"
+    if behind is not None and end != node.output[0] and behind[1] != dialect.activation_limits[0]:
+        yield f"stays float: with zero point {behind[1]} its rectifier is not absorbed"
 
 
 def _inputs(view: Topology) -> Iterator[str]:

@@ -9,6 +9,7 @@ Runtime fuses (its `qdq_transformer`), each written down where it is used.
 from __future__ import annotations
 
 import fnmatch
+from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -88,7 +89,7 @@ def _kept_float(view: Topology, dialect: Dialect, patterns: Sequence[str]) -> di
     return reasons
 
 
-class _Plan:
+class _Plan(ABC):
     """What both ways of placing have in common: absorbed rectifiers, groups of one range, and the result."""
 
     def __init__(self, view: Topology, weighted: set[str]) -> None:
@@ -101,8 +102,9 @@ class _Plan:
         self._group: dict[str, str] = {}
         self._derived: set[str] = set()
 
+    @abstractmethod
     def decide(self) -> None:
-        raise NotImplementedError
+        """Fill `quantized`, `tensors` and `replaced`."""
 
     def end(self, node: onnx.NodeProto) -> str:
         return rectified(node, self.view)
@@ -158,39 +160,62 @@ class _Plan:
 class _Around(_Plan):
     """ONNX Runtime: DequantizeLinear before and QuantizeLinear behind every quantized operator, or it is not fused."""
 
+    def __init__(self, view: Topology, weighted: set[str]) -> None:
+        super().__init__(view, weighted)
+        self.rectified: set[str] = set()  # tensors that carry on what a rectifier made: nothing below zero
+
     def decide(self) -> None:
         for node in self.view.nodes:
             found = kind(node, self.view)
             if node.name in self.weighted:
                 self.tensors.add(node.input[0])
-                # A Gemm or MatMul may give float, which keeps the logits exact; a Conv without a quantized output
-                # stays float.
+                # A Gemm or MatMul may give float, which keeps the logits exact. A Conv then has no integer kernel.
                 if node.op_type == "Conv" or self.reaches_integers(self.end(node)):
-                    self._quantize_output(self.end(node))
-            elif (found is Kind.ADD and self._same_shape(node) and self._pays(node, self.end(node))) or (
-                found is Kind.POOL and node.input[0] in self.outputs
-            ):
-                self._quantize(node)
+                    self._make_integers(node, self.end(node))
+            elif found is Kind.ADD and self._same_shape(node) and self._pays(node, self.end(node)):
+                self._read_integers(node, node.input)
+                self._make_integers(node, self.end(node))
+            elif found is Kind.POOL and node.input[0] in self.outputs:
+                self._read_integers(node, node.input[:1])
+                self._make_integers(node, node.output[0])
             elif found is Kind.SAME_VALUES and node.input[0] in self.outputs and self.reaches_integers(node.output[0]):
-                self._quantize(node)
+                self._read_integers(node, node.input[:1])
+                self._make_integers(node, node.output[0])
                 self.derive(node.output[0], node.input[0])
             elif found is Kind.CONCAT and self._pays(node, node.output[0]):
-                # Equal scales let ONNX Runtime copy bytes where it would look up every value in a table.
-                self._quantize(node)
-                self.derive(node.output[0], node.input[0])
-                self.share_range(node.input)
+                self._read_integers(node, node.input)
+                self._make_integers(node, node.output[0])
+                self._share_scale(node)
 
-    def _quantize(self, node: onnx.NodeProto) -> None:
-        found = kind(node, self.view)
+    def _read_integers(self, node: onnx.NodeProto, tensors: Iterable[str]) -> None:
         self.quantized.add(node.name)
-        self.tensors.update(node.input if found in (Kind.ADD, Kind.CONCAT) else node.input[:1])
-        # Only sums and products absorb a rectifier: behind an operator that moves values it would change their range.
-        self._quantize_output(self.end(node) if found is Kind.ADD else node.output[0])
+        self.tensors.update(tensors)
 
-    def _quantize_output(self, tensor: str) -> None:
-        self.outputs.add(tensor)
-        self.tensors.add(tensor)
-        self.replaced.add(tensor)
+    def _make_integers(self, node: onnx.NodeProto, tensor: str) -> None:
+        """`tensor`, in which `node` ends, gets a pair, and only the pair reads it."""
+        for places in (self.outputs, self.tensors, self.replaced):
+            places.add(tensor)
+        keeps_sign = kind(node, self.view) in (Kind.POOL, Kind.SAME_VALUES, Kind.CONCAT)
+        if keeps_sign and self._all_rectified(node):
+            self.rectified.add(tensor)
+
+    def _share_scale(self, node: onnx.NodeProto) -> None:
+        """With equal scales ONNX Runtime copies bytes where it would look up every value in a table.
+
+        But a rectifier is absorbed only if nothing below zero has an integer: tensors with and without a rectifier
+        must not share a range.
+        """
+        if self._all_rectified(node) or not any(self._is_rectified(name) for name in node.input):
+            self.derive(node.output[0], node.input[0])
+            self.share_range(node.input)
+
+    def _all_rectified(self, node: onnx.NodeProto) -> bool:
+        read = node.input if kind(node, self.view) is Kind.CONCAT else node.input[:1]
+        return all(self._is_rectified(name) for name in read)
+
+    def _is_rectified(self, tensor: str) -> bool:
+        producer = self.view.producer(tensor)
+        return tensor in self.rectified or (producer is not None and kind(producer, self.view) is Kind.RECTIFIER)
 
     def _pays(self, node: onnx.NodeProto, end: str) -> bool:
         """Whether joining integers is less work than joining reals: all inputs are integers, or one is and the result

@@ -31,6 +31,12 @@ def run(step: RunningStep) -> Outcome:
             hint=f"give more calibration data, or set calibration.samples to at most {len(split)}",
         )
     size = split.signature.batch_size(_BATCH)
+    wanted = split.signature.whole_batches(wanted)
+    if wanted == 0:
+        raise DataError(
+            f"the network's batch size of {size} is more than calibration.samples asks for",
+            hint=f"set calibration.samples to a multiple of {size}",
+        )
     # Spread evenly over the split: data sets are often sorted by class.
     order = [index * len(split) // wanted for index in range(wanted)]
 

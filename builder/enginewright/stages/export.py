@@ -95,7 +95,13 @@ def _check_parity(network: nn.Module, signature: Signature, path: Path) -> float
     for batch in sorted({signature.batch_size(batch) for batch in (1, 2, 3)}):
         inputs = signature.example(batch=batch, seed=batch)
         expected = checked_outputs(network, inputs, signature)
-        actual = dict(zip(signature.outputs, session.run(list(signature.outputs), inputs), strict=True))
+        try:
+            actual = dict(zip(signature.outputs, session.run(list(signature.outputs), inputs), strict=True))
+        except Exception as error:  # ONNX Runtime's errors have no common class
+            raise DataError(
+                f"the exported network does not run on a batch of {batch}: {error}",
+                hint="does the forward take the batch size as a number?",
+            ) from error
         for name in signature.outputs:
             difference = largest_difference(actual[name], expected[name])
             worst = max(worst, difference)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import onnx
 from google.protobuf.message import DecodeError
@@ -17,7 +19,8 @@ __all__ = ["run"]
 def run(step: RunningStep) -> Outcome:
     path = step.inputs["onnx"]
     try:
-        network = onnx.load(path)
+        network = onnx.load(path, load_external_data=False)
+        _refuse_external(network, path)
         onnx.checker.check_model(network, full_check=True)
     except (DecodeError, onnx.checker.ValidationError, onnx.shape_inference.InferenceError, OSError) as error:
         raise DataError(
@@ -32,6 +35,15 @@ def run(step: RunningStep) -> Outcome:
             )
     onnx.save(network, step.output("exported"))
     return Outcome({"operators": len(network.graph.node), "opset": network.opset_import[0].version})
+
+
+def _refuse_external(network: onnx.ModelProto, path: Path) -> None:
+    """Weights beside the file would be no part of its digest: a change of theirs would rebuild nothing."""
+    if any(onnx.external_data_helper.uses_external_data(tensor) for tensor in network.graph.initializer):
+        raise DataError(
+            f"{path} keeps weights in files beside it",
+            hint="save it as one file: torch.onnx.export(..., external_data=False), or onnx.save(onnx.load(path), path)",
+        )
 
 
 def _check_signature(network: onnx.ModelProto, signature: Signature) -> None:
@@ -50,6 +62,11 @@ def _check_signature(network: onnx.ModelProto, signature: Signature) -> None:
             hint="correct model.outputs",
         )
     for name, spec in signature.inputs.items():
+        dtype = onnx.helper.tensor_dtype_to_np_dtype(inputs[name].type.tensor_type.elem_type).name
+        if dtype != spec.dtype:
+            raise DataError(
+                f"the network's input '{name}' is {dtype}, the recipe says {spec.dtype}", hint="correct model.inputs"
+            )
         dims = [dim.dim_value or dim.dim_param or "?" for dim in inputs[name].type.tensor_type.shape.dim]
         differ = [mine != theirs for mine, theirs in zip(spec.shape, dims, strict=False) if isinstance(theirs, int)]
         if len(dims) != len(spec.shape) or any(differ):

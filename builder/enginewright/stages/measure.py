@@ -14,21 +14,16 @@ from enginewright_runtime.measure import EngineToMeasure, Measuring
 from enginewright_runtime.npz import read_npz
 from enginewright_runtime.stats import percentile
 
-__all__ = ["CHUNK", "LOOKS", "ROUNDS", "run"]
+__all__ = ["CHUNK", "ROUNDS", "run"]
 
-# The budgets are judged after these numbers of sessions. Two looks and no more: each has half of the risk
-# (budget.MOST_LOOKS).
-LOOKS = (6, 18)
 ROUNDS = 40
 CHUNK = 5
 _MEASURED_BUDGETS = ("latency_p50_ms", "latency_p99_ms", "memory_mib")
 
 
 def run(step: RunningStep) -> Outcome:
-    budget = step.parameters["budget"]
-    limits = {
-        name: limit for name, limit in budget.items() if name in _MEASURED_BUDGETS and isinstance(limit, (int, float))
-    }
+    looks: list[int] = step.parameters["looks"]
+    limits = {name: limit for name, limit in step.parameters["budget"].items() if name in _MEASURED_BUDGETS}
     signature = Signature.from_json(step.parameters["model"])
     golden = read_npz(step.inputs["golden"].read_bytes())
     inputs = {name: golden[f"input.{name}"][: signature.batch_size(1)] for name in signature.inputs}
@@ -39,14 +34,16 @@ def run(step: RunningStep) -> Outcome:
     verdict = Verdict.INCONCLUSIVE
     with Measuring(engines, inputs, rounds=ROUNDS, chunk=CHUNK, seed=0) as measuring:
         done = 0
-        for look in LOOKS:
+        for look in looks:
             while done < look:
                 step.progress(done, look, "measuring")
                 measuring.take_session()
                 done += 1
             measurement = measuring.measurement()
             evidence = Evidence(
-                sessions_ns=measurement.sessions_ns("engine"), peak_memory_bytes=measurement.peak_rss_bytes("engine")
+                sessions_ns=measurement.sessions_ns("engine"),
+                looks=len(looks),
+                peak_memory_bytes=measurement.peak_rss_bytes("engine"),
             )
             verdict = overall(judge(limits, evidence))
             if verdict is not Verdict.INCONCLUSIVE:

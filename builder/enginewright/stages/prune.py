@@ -13,10 +13,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from enginewright.checkpoint import Kept, cut_down, load_checkpoint, make_network, save_checkpoint
 from enginewright.datasets import load_data, load_split
-from enginewright.errors import DataError
-from enginewright.networks import count_macs, outputs_of, to_tensors
+from enginewright.errors import DataError, EnginewrightError, UserCodeError
+from enginewright.networks import checked_outputs, class_labels, count_macs, outputs_of, to_tensors
 from enginewright.running import Outcome, RunningStep
 from enginewright.signature import Signature
 
@@ -29,6 +31,9 @@ TOLERANCE = 0.02  # how far the reached share of removed multiply-accumulates ma
 _BISECTIONS = 16
 _BATCH = 32
 _MOST_OF_A_LAYER = 0.9  # no layer disappears altogether
+# Where modules say how many channels they have.
+_OUTPUT_COUNTS = ("out_channels", "out_features", "num_features", "num_parameters")
+_INPUT_COUNTS = ("in_channels", "in_features", *_OUTPUT_COUNTS)
 
 
 @dataclass(frozen=True)
@@ -50,7 +55,7 @@ def run(step: RunningStep) -> Outcome:
         _accumulate_gradients(network, signature, step)
     before = count_macs(network, signature)
     pruned = _search(network, signature, before, step)
-    _check_rebuilds(network, pruned)
+    _check_rebuilds(network, pruned, signature)
     kept = _composed(architecture, pruned.kept)
     save_checkpoint(step.output("checkpoint"), pruned.network.state_dict(), kept)
     return Outcome(
@@ -79,12 +84,10 @@ def _accumulate_gradients(network: nn.Module, signature: Signature, step: Runnin
     order = torch.randperm(len(split), generator=torch.Generator().manual_seed(0))[:wanted].tolist()
     total = -(-len(order) // _BATCH)
     for batch in step.tracked(split.batches(_BATCH, order=order), total=total, note="importance"):
-        if batch.labels is None or batch.labels.dtype.kind not in "iu":
-            raise DataError(
-                "importance 'taylor' needs integer class labels in the train split", hint="use importance: magnitude"
-            )
         outputs = outputs_of(network, to_tensors(batch.inputs), signature)
-        loss = cross_entropy(next(iter(outputs.values())), torch.from_numpy(batch.labels).long(), reduction="sum")
+        scores = next(iter(outputs.values()))
+        labels = class_labels(batch, scores, what="importance 'taylor'", otherwise="use importance: magnitude")
+        loss = cross_entropy(scores, labels, reduction="sum")
         loss.backward()  # type: ignore[no-untyped-call]  # torch's stubs leave it untyped
 
 
@@ -97,7 +100,7 @@ def _search(network: nn.Module, signature: Signature, before: int, step: Running
         step.progress(attempt, _BISECTIONS, "searching the ratio")
         ratio = (low + high) / 2
         candidate, kept = _pruned(network, signature, ratio, step.parameters)
-        removed = 1 - count_macs(candidate, signature) / before
+        removed = 1 - _macs_after(candidate, signature) / before
         if best is None or abs(removed - wanted) < abs(best.removed - wanted):
             best = Pruned(candidate, kept, removed)
         if abs(removed - wanted) < TOLERANCE / 4:
@@ -113,15 +116,41 @@ def _search(network: nn.Module, signature: Signature, before: int, step: Running
     return best
 
 
+def _macs_after(candidate: nn.Module, signature: Signature) -> int:
+    try:
+        return count_macs(candidate, signature)
+    except UserCodeError as error:
+        raise DataError(
+            f"the network does not run with fewer channels: {error.message}",
+            hint="its forward counts on a number of channels: take that from the tensors, or add the modules that make them to prune.keep",
+        ) from error
+
+
 def _pruned(
     network: nn.Module, signature: Signature, ratio: float, parameters: Mapping[str, Any]
 ) -> tuple[nn.Module, dict[str, Kept]]:
     """A copy of the network with `ratio` of its channels gone, the least important first, over all layers together."""
-    import torch_pruning
-
     candidate = copy.deepcopy(network)
     for mine, theirs in zip(candidate.parameters(), network.parameters(), strict=True):
         mine.grad = None if theirs.grad is None else theirs.grad.clone()
+    try:
+        kept = _prune_in_place(candidate, signature, ratio, parameters)
+    except EnginewrightError:
+        raise
+    except Exception as error:  # what Torch-Pruning cannot follow, it meets with assertions and index errors
+        raise DataError(
+            f"Torch-Pruning cannot prune the network: {type(error).__name__}: {error}",
+            hint="add the modules of kinds that are rare (grouped convolutions, recurrent layers), and what feeds them, to prune.keep",
+        ) from error
+    candidate.zero_grad(set_to_none=True)
+    return candidate.eval(), kept
+
+
+def _prune_in_place(
+    candidate: nn.Module, signature: Signature, ratio: float, parameters: Mapping[str, Any]
+) -> dict[str, Kept]:
+    import torch_pruning
+
     importance = {
         "taylor": torch_pruning.importance.GroupTaylorImportance,
         "magnitude": torch_pruning.importance.GroupMagnitudeImportance,
@@ -144,8 +173,7 @@ def _pruned(
                 dependency.target.module, channels, outputs=pruner.DG.is_out_channel_pruning_fn(dependency.handler)
             )
         group.prune()
-    candidate.zero_grad(set_to_none=True)
-    return candidate.eval(), kept.channels()
+    return kept.channels()
 
 
 class _Kept:
@@ -161,7 +189,16 @@ class _Kept:
         path = self._paths.get(module)
         if path is None:
             return  # an operation of the graph (an addition, a reshape), which has no weights
-        side, size = (self._outputs, _outputs(module)) if outputs else (self._inputs, _inputs(module))
+        if getattr(module, "num_parameters", 0) == 1:
+            return  # a PReLU with one slope for all channels
+        names = _OUTPUT_COUNTS if outputs else _INPUT_COUNTS
+        size = next((int(getattr(module, name)) for name in names if hasattr(module, name)), None)
+        if size is None:
+            raise DataError(
+                f"module '{path}' is a {type(module).__name__}, and its pruned channels cannot be kept as data",
+                hint=f"leave it as it is: add '{path}', and the modules that feed it, to prune.keep",
+            )
+        side = self._outputs if outputs else self._inputs
         gone = set(channels)
         before = side.get(path, list(range(size)))
         side[path] = [channel for position, channel in enumerate(before) if position not in gone]
@@ -171,22 +208,6 @@ class _Kept:
             path: Kept(_tuple(self._inputs.get(path)), _tuple(self._outputs.get(path)))
             for path in sorted({*self._inputs, *self._outputs})
         }
-
-
-def _outputs(module: Any) -> int:
-    for name in ("out_channels", "out_features", "num_features", "num_parameters"):
-        if hasattr(module, name):
-            return int(getattr(module, name))
-    raise DataError(
-        f"a {type(module).__name__} cannot be pruned", hint="add it, and what shares its channels, to prune.keep"
-    )
-
-
-def _inputs(module: Any) -> int:
-    for name in ("in_channels", "in_features"):
-        if hasattr(module, name):
-            return int(getattr(module, name))
-    return _outputs(module)
 
 
 def _tuple(channels: list[int] | None) -> tuple[int, ...] | None:
@@ -208,10 +229,21 @@ def _composed(before: Mapping[str, Kept], now: Mapping[str, Kept]) -> dict[str, 
     }
 
 
-def _check_rebuilds(network: nn.Module, pruned: Pruned) -> None:
-    """The kept channels must say it all: cutting the network down by them gives the very weights of the pruned one."""
+def _check_rebuilds(network: nn.Module, pruned: Pruned, signature: Signature) -> None:
+    """The outputs must keep their shapes, and the kept channels say it all: cutting the network down by them gives the
+    very weights and outputs of the pruned one.
+    """
     import torch
 
+    inputs = signature.example(batch=2)
+    before, after = (checked_outputs(item, inputs, signature) for item in (network, pruned.network))
+    for name, values in before.items():
+        if after[name].shape != values.shape:
+            cut = [path for path, _ in network.named_modules() if pruned.kept.get(path, Kept()).outputs is not None]
+            raise DataError(
+                f"pruning would change the output '{name}' from {list(values.shape)} to {list(after[name].shape)}",
+                hint=f"add the module that makes it to prune.keep: '{cut[-1]}'?",
+            )
     rebuilt = copy.deepcopy(network)
     cut_down(rebuilt, pruned.kept)
     ours, theirs = rebuilt.state_dict(), pruned.network.state_dict()
@@ -221,3 +253,6 @@ def _check_rebuilds(network: nn.Module, pruned: Pruned) -> None:
             f"the pruned network cannot be described by its kept channels: {', '.join(differing[:4])} differ",
             hint="add these modules, and what shares their channels, to prune.keep",
         )
+    again = checked_outputs(rebuilt.eval(), inputs, signature)
+    if any(not np.array_equal(again[name], values) for name, values in after.items()):
+        raise DataError("the network that is rebuilt from its kept channels gives other outputs than the pruned one")

@@ -34,8 +34,9 @@ def run(step: RunningStep) -> Outcome:
     split = load_split(load_data(step), "calibration", step)
 
     def batches() -> Iterator[Mapping[str, Array]]:
-        order = range(min(_COMPARED_SAMPLES, len(split)))
-        for batch in split.batches(split.signature.batch_size(_BATCH), order=order):
+        size = split.signature.batch_size(_BATCH)
+        samples = split.signature.whole_batches(min(max(_COMPARED_SAMPLES, size), len(split)))
+        for batch in split.batches(size, order=range(samples)):
             yield batch.inputs
 
     noise = signal_to_noise(network, quantized, batches())

@@ -19,7 +19,7 @@ from enginewright.checkpoint import load_checkpoint, make_network, save_checkpoi
 from enginewright.datasets import Batch, Split, load_data, load_split
 from enginewright.errors import DataError
 from enginewright.metrics import make_metric
-from enginewright.networks import outputs_of, to_tensors
+from enginewright.networks import class_labels, outputs_of, to_tensors
 from enginewright.running import Outcome, RunningStep
 from enginewright.signature import Signature
 from enginewright_runtime.host import instruction_sets
@@ -85,9 +85,7 @@ class _Trainer:
         import torch
 
         self.parameters = step.parameters
-        # Channels last is the layout that the CPU's convolution kernels want.
-        self.student: nn.Module = student.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch's stub lacks it
-        self.teacher: nn.Module = teacher.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch's stub lacks it
+        self.student, self.teacher = _channels_last(student), _channels_last(teacher)
         self.signature, self.step, self.updates, self.done = signature, step, updates, 0
         self.random = np.random.default_rng(self.parameters["seed"])
         self.half = "amx_bf16" in instruction_sets()
@@ -124,6 +122,11 @@ class _Trainer:
             self.done += 1
             note = f"epoch {epoch}/{self.parameters['epochs']}, loss {np.mean(losses[-50:]):.3f}"
             self.step.progress(min(self.done, self.updates), self.updates, note)
+        if not losses:
+            raise DataError(
+                f"no batch of the split 'train' has two samples: there are {len(split)}, in batches of {size}",
+                hint="raise recover.batch_size, or give more training data",
+            )
         return float(np.mean(losses))
 
     def validate(self, split: Split) -> float:
@@ -144,19 +147,17 @@ class _Trainer:
         import torch
         from torch.nn.functional import cross_entropy, kl_div, log_softmax, softmax
 
-        if batch.labels is None or batch.labels.dtype.kind not in "iu":
-            raise DataError(
-                "recover needs integer class labels in the train split", hint="leave out the step 'recover'"
-            )
         scores = self._scores(self.student, batch)
-        loss = cross_entropy(scores, torch.from_numpy(batch.labels).long())
+        labels = class_labels(batch, scores, what="recover", otherwise="leave out the step 'recover'")
+        loss = cross_entropy(scores, labels)
         if self.distillation is None:
             return loss
         temperature, weight = self.distillation.temperature, self.distillation.weight
         with torch.no_grad():
-            wanted = softmax(self._scores(self.teacher, batch) / temperature, -1)
+            wanted = softmax(self._scores(self.teacher, batch) / temperature, 1)
         # The factor T^2 keeps the gradients' size independent of the temperature (Hinton et al. 2015, section 2).
-        softened = kl_div(log_softmax(scores / temperature, -1), wanted, reduction="batchmean") * temperature**2
+        divergence = kl_div(log_softmax(scores / temperature, 1), wanted, reduction="sum")
+        softened = divergence / labels.numel() * temperature**2
         return (1 - weight) * loss + weight * softened
 
     def _scores(self, network: nn.Module, batch: Batch) -> torch.Tensor:
@@ -179,3 +180,13 @@ class _Trainer:
         if update < warm_up:
             return (update + 1) / warm_up
         return 0.5 * (1 + math.cos(math.pi * (update - warm_up) / max(1, self.updates - warm_up)))
+
+
+def _channels_last(network: nn.Module) -> nn.Module:
+    """The layout that the CPU's convolution kernels want; convolutions in three dimensions have none of this name."""
+    import torch
+
+    if any(value.ndim == 5 for value in network.parameters()):
+        return network
+    moved: nn.Module = network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch's stub lacks it
+    return moved

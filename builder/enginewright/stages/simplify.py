@@ -49,10 +49,15 @@ def _difference(before: onnx.ModelProto, after: onnx.ModelProto, signature: Sign
     import onnxruntime
 
     inputs = signature.example(batch=2)
-    results = [
-        onnxruntime.InferenceSession(network.SerializeToString(), providers=["CPUExecutionProvider"]).run(
-            list(signature.outputs), inputs
-        )
-        for network in (before, after)
-    ]
+    try:
+        results = [
+            onnxruntime.InferenceSession(network.SerializeToString(), providers=["CPUExecutionProvider"]).run(
+                list(signature.outputs), inputs
+            )
+            for network in (before, after)
+        ]
+    except Exception as error:  # ONNX Runtime's errors have no common class
+        raise DataError(
+            f"ONNX Runtime cannot run the network: {error}", hint="write it with operators that ONNX Runtime has"
+        ) from error
     return max(largest_difference(new, old) for old, new in zip(*results, strict=True))

@@ -136,6 +136,10 @@ def _read_twice(model: onnx.ModelProto) -> None:
     model.graph.node.append(helper.make_node("Exp", ["c"], ["e"], name="other"))
 
 
+def _zero_point_behind_a_rectifier(model: onnx.ModelProto) -> None:
+    _set(model, "a/zero_point", np.array(3, np.uint8))
+
+
 def _float_bias(model: onnx.ModelProto) -> None:
     model.graph.initializer.append(numpy_helper.from_array(np.ones(16, np.float32), "plain"))
     _node(model, "a").input[2] = "plain"
@@ -179,7 +183,8 @@ _SLOW: list[tuple[str, Callable[[onnx.ModelProto], None], str]] = [
     ("tensorrt", _on_the_output, "'output' quantizes the output 'y'"),
     ("tensorrt", _float_input, "'a' (Conv) has integer weights and a float input"),
     ("onnxruntime-x86-vnni", _float_output, "'d' (Conv) gives float"),
-    ("onnxruntime-x86-vnni", _read_twice, "'c' (Conv): something reads its output beside QuantizeLinear"),
+    ("onnxruntime-x86-vnni", _read_twice, "'c' (Conv) stays float: something reads its output beside QuantizeLinear"),
+    ("onnxruntime-x86-vnni", _zero_point_behind_a_rectifier, "'a' (Conv) stays float: with zero point 3 its rectifier"),
     ("onnxruntime-x86-vnni", _float_bias, "'a' (Conv) has a float bias"),
     ("onnxruntime-x86-vnni", _float_input, "'a' (Conv) has integer weights and a float input"),
     ("onnxruntime-x86-vnni", _pool_changes_scale, "'pool' (MaxPool) has another scale behind it"),

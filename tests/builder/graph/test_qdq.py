@@ -120,9 +120,10 @@ def test_every_calibration_method_leads_to_a_usable_network(method: str, residua
 @_EVERY
 def test_joined_tensors_and_a_pool_that_moves_their_values_share_one_scale(dialect: Dialect) -> None:
     nodes = [
-        *(conv("a", "x", "p"), helper.make_node("Relu", ["p"], ["a"], name="relu")),
+        *(conv("a", "x", "p"), helper.make_node("Relu", ["p"], ["a"], name="relu a")),
         helper.make_node("MaxPool", ["a"], ["m"], name="pool", kernel_shape=[3, 3], pads=[1] * 4),
-        *(conv("b", "a", "b"), conv("c", "m", "c")),
+        *(conv("b", "a", "q"), helper.make_node("Relu", ["q"], ["b"], name="relu b")),
+        *(conv("c", "m", "r"), helper.make_node("Relu", ["r"], ["c"], name="relu c")),
         helper.make_node("Concat", ["a", "b", "c"], ["j"], name="join", axis=1),
         conv("d", "j", "y"),
     ]
@@ -137,6 +138,28 @@ def test_joined_tensors_and_a_pool_that_moves_their_values_share_one_scale(diale
     pairs = [*(producers[name] for name in (*join.input, *pool.input)), *readers["m"], *readers["j"]]
     assert len({array(quantized, node.input[1]).tobytes() for node in pairs}) == 1
     assert lint(quantized, dialect) == ()
+
+
+def test_a_rectified_tensor_shares_no_scale_with_one_below_zero_where_that_costs_a_kernel() -> None:
+    """With a shared zero point above the lowest integer ONNX Runtime cannot absorb the rectifier: the layer is
+    float.
+    """
+    nodes = [
+        *(conv("a", "x", "p"), helper.make_node("Relu", ["p"], ["a"], name="relu")),
+        *(conv("b", "a", "b"), helper.make_node("Concat", ["a", "b"], ["j"], name="join", axis=1)),
+        conv("d", "j", "y"),
+    ]
+    constants = {**conv_constants("a", 16, 16), **conv_constants("b", 16, 16, seed=1), **conv_constants("d", 32, 16)}
+    model = network(nodes, constants)
+    for dialect in DIALECTS.values():
+        quantized = quantize(model, _scales(model), dialect)
+        readers = {node.input[0]: node for node in quantized.graph.node if node.op_type == "QuantizeLinear"}
+        zero_point, scales = (
+            array(quantized, readers["a"].input[2]),
+            {readers[name].input[1] for name in "abj" if name in readers},
+        )
+        assert zero_point == (0 if dialect.symmetric else dialect.activation_limits[0])
+        assert (len(scales) == 1) == dialect.symmetric
 
 
 def test_keep_float_leaves_the_named_layers_alone(residual: onnx.ModelProto, scales: dict[str, Scales]) -> None:
