@@ -129,7 +129,8 @@ class Split:
 
 def _array(value: Any, what: str, *, dtype: str | None = None) -> Array:
     try:
-        return np.asarray(value, dtype=dtype)
+        with np.errstate(over="ignore"):  # what is too large becomes infinite, and that is refused by name
+            return np.asarray(value, dtype=dtype)
     except (TypeError, ValueError, OverflowError, RuntimeError) as error:
         raise DataError(
             f"{what} cannot be read as an array{f' of {dtype}' if dtype else ''}: {error}",

@@ -6,12 +6,8 @@ import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from enginewright.errors import UsageError, did_you_mean
-
-if TYPE_CHECKING:
-    from enginewright.recipe import Recipe
 
 __all__ = ["STORE_VARIABLE", "Project", "find_project"]
 
@@ -59,12 +55,15 @@ class Project:
             hint=f"`ls {self.recipes}` lists the recipes; `enginewright init` writes one to start from",
         )
 
-    def code_folder(self, recipe: Recipe) -> Path:
-        """The folder beside the recipe's file, of the same name, with its Python and its weights; it need not exist."""
-        return recipe.path.absolute().with_suffix("")
+    def code_folder(self, recipe: Path) -> Path:
+        """The folder beside a recipe's file, of the same name, with its Python and its weights; it need not exist."""
+        return recipe.absolute().with_suffix("")
 
-    def locate(self, recipe: Recipe, written: str) -> Path:
-        """Where a path of a recipe lies: in the recipe's folder, or, where it starts with ./ or ../, in the project."""
+    def locate(self, recipe: Path, written: str) -> Path:
+        """Where a path that stands in a recipe's file lies; whether it is there is not looked at.
+
+        Relative to the recipe's folder, or to the project where it starts with ./ or ../ (or /).
+        """
         base = self.root if written.startswith(("/", "./", "../")) else self.code_folder(recipe)
         return Path(os.path.normpath(base / written))
 

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, ClassVar, Literal, TypeAlias
+from typing import ClassVar, Literal, TypeAlias
 
 from enginewright.errors import RecipeError
 from enginewright.reader import named_as_its_file, parse
@@ -19,7 +19,6 @@ from enginewright.recipe_rules import (
     labels_are_needed,
     lists_the_target,
     onnx_cannot_be_trained,
-    percentile_needs_its_method,
     quantize_comes_once_and_last,
     weights_of_a_factory,
     what_onnx_forbids,
@@ -28,9 +27,6 @@ from enginewright.schema import RULE, Check, Json, Rule
 from enginewright.source import parse_yaml, read_text, shown
 from enginewright.target import Target
 from enginewright.template import SettingValue, render
-
-if TYPE_CHECKING:
-    from enginewright.project import Project
 
 __all__ = [
     "Budget",
@@ -55,7 +51,6 @@ _FACTORY = r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*:[A-Za-z_]\w*(\.[A-Za-z_]\w*)*"
 _FACTORY_WORDS = "written module:Name, where module is a file in the recipe's folder"
 _NAME = r"[A-Za-z0-9][A-Za-z0-9_-]*"
 _NAME_WORDS = "a name of letters, digits, '-' and '_'"
-_DEFAULT_PERCENTILE = 99.99
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -205,34 +200,14 @@ class Recover:
 
 @dataclass(frozen=True, kw_only=True)
 class Calibration:
-    """How the ranges of activations are found.
-
-    `percentile` is set exactly where `method` is percentile.
-    """
+    """How the ranges of activations are found."""
 
     method: Literal["minmax", "percentile", "entropy", "mse"] = field(
-        default="entropy", metadata={RULE: Rule("how a range is chosen")}
+        default="entropy", metadata={RULE: Rule("how a range is chosen; percentile keeps 99.99 % of the values")}
     )
     samples: int = field(
         default=512, metadata={RULE: Rule("calibration samples", minimum=8, maximum=1_000_000, unit="samples")}
     )
-    percentile: float | None = field(
-        default=None,
-        metadata={
-            RULE: Rule(
-                f"share of the values inside the range, for method percentile; {_DEFAULT_PERCENTILE} if absent",
-                above=50,
-                maximum=100,
-                unit="%",
-            )
-        },
-    )
-
-    CHECKS: ClassVar[tuple[Check, ...]] = (Check(("method", "percentile"), percentile_needs_its_method),)
-
-    def __post_init__(self) -> None:
-        if self.method == "percentile" and self.percentile is None:
-            object.__setattr__(self, "percentile", _DEFAULT_PERCENTILE)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -321,14 +296,6 @@ class Recipe:
         Check(("model", "compress"), onnx_cannot_be_trained),
         Check(("metric", "compress"), labels_are_needed),
     )
-
-    def weights_path(self, project: Project) -> Path | None:
-        """Where model.weights lies on this computer; whether the file is there is not looked at."""
-        return None if self.model.weights is None else project.locate(self, self.model.weights)
-
-    def onnx_path(self, project: Project) -> Path | None:
-        """Where model.onnx lies on this computer; whether the file is there is not looked at."""
-        return None if self.model.onnx is None else project.locate(self, self.model.onnx)
 
 
 def load_recipe(

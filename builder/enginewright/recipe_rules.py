@@ -20,7 +20,6 @@ __all__ = [
     "labels_are_needed",
     "lists_the_target",
     "onnx_cannot_be_trained",
-    "percentile_needs_its_method",
     "quantize_comes_once_and_last",
     "weights_of_a_factory",
     "what_onnx_forbids",
@@ -47,11 +46,6 @@ def what_onnx_forbids(
         yield Fault(("weights",), "belongs to a factory: an ONNX file carries its own weights")
     if arguments:
         yield Fault(("arguments",), "belongs to a factory: an ONNX file takes none")
-
-
-def percentile_needs_its_method(method: str, percentile: float | None) -> Iterator[Fault]:
-    if percentile is not None and method != "percentile":
-        yield Fault(("percentile",), f"is read only by method percentile, and the method is {method}")
 
 
 def quantize_comes_once_and_last(compress: tuple[CompressStep, ...]) -> Iterator[Fault]:

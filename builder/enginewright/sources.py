@@ -66,14 +66,15 @@ def place_sources(value: Json, sources: Mapping[str, Source]) -> Json:
 
 def gather_sources(recipe: Recipe, project: Project) -> Sources:
     """Digest everything that `recipe` names. Raises DataError where the weights or the network are not there."""
-    code_folder = project.code_folder(recipe)
+    code_folder = project.code_folder(recipe.path)
     code = {
         f"code/{path.relative_to(code_folder).as_posix()}": Source(sha256_file(path), str(path))
         for path in sorted(code_folder.rglob("*.py"))
     }
     files = {}
-    for label, path in (("weights", recipe.weights_path(project)), ("onnx", recipe.onnx_path(project))):
-        if path is not None:
+    for label, written in (("weights", recipe.model.weights), ("onnx", recipe.model.onnx)):
+        if written is not None:
+            path = project.locate(recipe.path, written)
             files[label] = Source(_digest_of_file(path, label, recipe), str(path))
     arguments = {}
     parts = [("data", recipe.data.arguments), ("model", recipe.model.arguments)]

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import shutil
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
+from tests.builder.lone_stage import LoneStage
 from tests.tiny_project import Finished, TinyProject, Waiter, make_project
 
 
@@ -31,6 +33,13 @@ def built(first_build: tuple[TinyProject, Finished], tmp_path: Path) -> TinyProj
     project, _ = first_build
     shutil.copytree(project.root, tmp_path, dirs_exist_ok=True)
     return TinyProject(tmp_path)
+
+
+@pytest.fixture
+def lone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> LoneStage:
+    """Runs stages in this process; what they put on the path of imports goes with the test."""
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    return LoneStage(tmp_path / "lone", lambda name, module: monkeypatch.setitem(sys.modules, name, module))
 
 
 @pytest.fixture

@@ -8,7 +8,6 @@ import pytest
 
 from enginewright.errors import UsageError
 from enginewright.project import Project, find_project
-from enginewright.recipe import Data, Model, Recipe, TargetSettings
 
 
 @pytest.fixture
@@ -22,12 +21,6 @@ def root(tmp_path: Path) -> Path:
 @pytest.fixture
 def project(root: Path) -> Project:
     return find_project(root, environment={})
-
-
-def recipe(path: Path, *, weights: str = "signs.safetensors") -> Recipe:
-    model = Model(factory="model:SignNet", weights=weights)
-    data, targets = Data(factory="data:Signs"), {"cpu": TargetSettings()}
-    return Recipe(recipe=1, name=path.stem, model=model, data=data, metric="top1", targets=targets, path=path)
 
 
 def test_the_nearest_folder_upward_with_recipes_is_the_project(root):
@@ -102,7 +95,7 @@ def test_an_unknown_recipe_unlike_any_is_told_with_all_of_them(project):
 
 
 def test_the_code_of_a_recipe_is_in_the_folder_of_its_name(project, root):
-    assert project.code_folder(recipe(root / "recipes/signs.yaml")) == root / "recipes/signs"
+    assert project.code_folder(root / "recipes/signs.yaml") == root / "recipes/signs"
 
 
 @pytest.mark.parametrize(
@@ -116,9 +109,4 @@ def test_the_code_of_a_recipe_is_in_the_folder_of_its_name(project, root):
     ],
 )
 def test_a_path_is_the_recipes_own_or_the_projects(project, root, written, place):
-    found = recipe(root / "recipes/signs.yaml", weights=written).weights_path(project)
-    assert str(found) == place.format(root=root, above=root.parent)
-
-
-def test_a_recipe_without_an_onnx_file_has_no_path_to_it(project, root):
-    assert recipe(root / "recipes/signs.yaml").onnx_path(project) is None
+    assert str(project.locate(root / "recipes/signs.yaml", written)) == place.format(root=root, above=root.parent)

@@ -96,7 +96,7 @@ def test_what_is_left_out_has_its_default(load):
     assert Recover(epochs=1, learning_rate=0.1) == Recover(
         epochs=1, learning_rate=0.1, batch_size=64, weight_decay=0.0005, seed=0, distill=None
     )
-    assert Calibration() == Calibration(method="entropy", samples=512, percentile=None)
+    assert Calibration() == Calibration(method="entropy", samples=512)
     assert recipe.summary == ""
 
 
@@ -122,15 +122,6 @@ def test_the_budget_of_the_target_comes_before_that_of_the_recipe(load):
 def test_a_budget_of_zero_accuracy_drop_is_a_limit_and_not_its_absence(load):
     recipe = load(SIGNS.replace("latency_p99_ms: 4.0", "accuracy_drop: 0"))
     assert effective_budget(recipe, "cpu")["accuracy_drop"] == 0
-
-
-def test_the_percentile_is_set_exactly_where_the_method_is_percentile(load):
-    def calibration(written: str) -> Calibration:
-        return load(SIGNS.replace("method: entropy", written)).compress[2].calibration
-
-    assert calibration("method: percentile").percentile == 99.99
-    assert calibration("method: percentile, percentile: 99.9").percentile == 99.9
-    assert calibration("method: mse").percentile is None
 
 
 def test_a_network_that_comes_as_onnx_can_be_quantized(load, tmp_path):

@@ -37,7 +37,6 @@ BEYOND_A_SCHEMA = {
     "only_a_comment",
     "onnx_cannot_be_trained",
     "onnx_with_weights",
-    "percentile_for_another_method",
     "quantize_is_not_last",
     "quantize_twice",
     "rendering_keeps_lines",

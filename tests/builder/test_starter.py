@@ -74,7 +74,7 @@ def test_the_starter_recipe_is_valid_and_shows_every_step(written):
     assert [type(step) for step in recipe.compress] == [Prune, Recover, Quantize]
     assert recipe.data.arguments == {"noise": 0.15}
     assert loaded(written, noise=0.3).data.arguments == {"noise": 0.3}
-    assert recipe.weights_path(find_project(written)).is_file()
+    assert find_project(written).locate(recipe.path, recipe.model.weights).is_file()
 
 
 def test_the_splits_follow_the_protocol_and_share_no_image(code):

@@ -118,9 +118,8 @@ DIALECTS: Mapping[str, Dialect] = {
             weighted=frozenset({"Conv", "ConvTranspose", "Gemm", "MatMul"}),
             minimum_channels=16,
             minimum_rows=2,
-            session_config={
-                "session.disable_quant_qdq": "1"
-            },  # no integer kernels: on x86 some saturate where no GPU does
+            # No integer kernels for its twin: on x86 some saturate where no GPU does.
+            session_config={"session.disable_quant_qdq": "1"},
         ),
     )
 }

@@ -6,20 +6,17 @@ import math
 from collections.abc import Iterable, Mapping
 
 import numpy as np
-import numpy.typing as npt
 import onnx
 
 from enginewright.errors import DataError
+from enginewright.graph.execution import Array, InnerTensors
 from enginewright.graph.layers import layers
 from enginewright.graph.normal_form import normal_form
-from enginewright.graph.ranges import open_session, with_outputs
 from enginewright.graph.topology import Topology
 
 __all__ = ["CEILING_DB", "signal_to_noise"]
 
 CEILING_DB = 150.0  # what float32 can carry; two networks that agree to the last bit get it instead of infinity
-
-Array = npt.NDArray[np.generic]
 
 
 def signal_to_noise(
@@ -40,21 +37,18 @@ def signal_to_noise(
     before, after = normal_form(float_model), normal_form(quantized_model)
     compared = _compared(before, after)
     tensors = tuple(dict.fromkeys(compared.values()))
-    sessions = [open_session(with_outputs(network, tensors), threads=threads) for network in (before, after)]
+    inner = InnerTensors([before, after], tensors, threads=threads)
     signal, noise = dict.fromkeys(tensors, 0.0), dict.fromkeys(tensors, 0.0)
     empty = True
     for batch in batches:
         empty = False
-        expected, actual = (session.run(list(tensors), dict(batch)) for session in sessions)
-        for tensor in reversed(tensors):
-            reference = np.asarray(expected.pop(), np.float64).ravel()
-            difference = reference - np.asarray(actual.pop(), np.float64).ravel()
+        for tensor, (expected, actual) in inner.run(batch):
+            reference = np.asarray(expected, np.float64).ravel()
+            difference = reference - np.asarray(actual, np.float64).ravel()
             signal[tensor] += float(reference @ reference)
             noise[tensor] += float(difference @ difference)
     if empty:
-        raise DataError(
-            "fidelity: there is not a single sample to compare the networks on", hint="give calibration data"
-        )
+        raise DataError("fidelity: there is not a single sample to compare on", hint="give calibration data")
     return {name: _decibels(signal[tensor], noise[tensor]) for name, tensor in compared.items()}
 
 
@@ -65,7 +59,8 @@ def _compared(before: onnx.ModelProto, after: onnx.ModelProto) -> dict[str, str]
     integer = [layer.name for layer in layers(after) if layer.precision == "int8"]
     # By the float network's name: that of an output with a pair stands behind the pair.
     compared = {name: made[name] for name in integer if name in made and new.producer(made[name]) is not None}
-    compared.update({name: name for name in old.outputs if name in new.outputs})
+    floats = [value.name for value in before.graph.output if value.type.tensor_type.elem_type == onnx.TensorProto.FLOAT]
+    compared.update({name: name for name in floats if name in new.outputs})
     return compared
 
 

@@ -30,9 +30,7 @@ class Quantizer:
 
 @dataclass(frozen=True)
 class IntegerWeights:
-    """A layer's weights as integers within the dialect's limit, `scale` one float32 an output channel, and its bias
-    for the dialect.
-    """
+    """A layer's weights within the dialect's limit, one scale an output channel, and its bias where that is int32."""
 
     weight: npt.NDArray[np.int8]
     scale: FloatArray

@@ -19,11 +19,10 @@ FORMAT = 1  # of the JSON form. 1: the first.
 
 @dataclass(frozen=True)
 class Layer:
-    """One operator with weights or with multiply-accumulates, at batch one.
+    """One convolution or matrix product, at batch one.
 
-    `weights` counts numbers, bias included; `weight_bytes` is their size in an engine.
-    `precision`: `int8` where its inputs come from DequantizeLinear, else `float32`. `snr_db`: signal to noise of its
-    output, where it was measured.
+    `weights` counts numbers, bias included; `weight_bytes` is their size in an engine. `precision`: `int8` where its
+    inputs come from DequantizeLinear, else `float32`. `snr_db`: its output's signal to noise, where it was measured.
     """
 
     name: str
@@ -37,8 +36,9 @@ class Layer:
 
 
 def layers(model: onnx.ModelProto) -> tuple[Layer, ...]:
-    """The layers of a network, float or with Q/DQ nodes, in graph order. Raises DataError where shapes cannot be
-    inferred.
+    """The layers of a network, float or with Q/DQ nodes, in graph order.
+
+    Raises DataError where shapes cannot be inferred.
     """
     network = normal_form(model)
     view = Topology(network)
@@ -51,9 +51,7 @@ def total_macs(table: Iterable[Layer]) -> int:
 
 
 def layers_to_json(table: Iterable[Layer]) -> dict[str, object]:
-    """The JSON form: {"format", "layers": [{"name", "op", "macs", "weights", "weight_bytes", "output_shape",
-    "precision", "snr_db"}]}.
-    """
+    """The JSON form: {"format", "layers": [{...}]}, each layer with the fields of `Layer`."""
     return {
         "format": FORMAT,
         "layers": [{**asdict(layer), "output_shape": list(layer.output_shape)} for layer in table],

@@ -48,9 +48,9 @@ class Range:
 
 
 def choose_range(histogram: Histogram, method: str) -> Range:
-    """The range of a tensor by a method of METHODS; zero always lies in it. Raises DataError for an empty histogram
-    or an unknown method.
+    """The range of a tensor by a method of METHODS; zero always lies in it.
 
+    Raises DataError for an empty histogram or an unknown method.
     A tensor that is always zero (a channel that pruning left behind, a dead branch) gets the range 0 to 2**-16: every
     scale represents zero exactly, and this one is small beside any signal, yet far from where products of scales lose
     precision.

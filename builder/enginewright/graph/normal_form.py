@@ -1,5 +1,4 @@
-"""The form in which the builder reads a network: the same function, written with the operators that backends have
-integer kernels for.
+"""The form in which the builder reads a network: the same function, in operators that backends have kernels for.
 
 Exporters write one thing in several ways: torch exports global average pooling as ReduceMean, and a linear layer as
 MatMul and Add. Backends fuse and quantize one of those ways. `normal_form` rewrites, keeps the names and values of
@@ -26,7 +25,7 @@ def normal_form(model: onnx.ModelProto) -> onnx.ModelProto:
     """A copy of `model` that computes the same, in which
 
     - every node has a name of its own,
-    - Constant nodes are initializers, and Identity nodes between other nodes are gone,
+    - Constant nodes are initializers, initializers are no inputs, and Identity nodes between other nodes are gone,
     - the mean over height and width is GlobalAveragePool (and Flatten, where the mean dropped them),
     - a product of a matrix and a constant matrix, plus a constant vector, is Gemm,
     - a rectifier stands before an operator that only reshapes, next to the product that it fuses with, and of two
@@ -45,6 +44,15 @@ def normal_form(model: onnx.ModelProto) -> onnx.ModelProto:
     for rewrite in _REWRITES:
         rewrite(result)
     return result
+
+
+def _inputs_with_a_value_are_constants(model: onnx.ModelProto) -> None:
+    # Up to IR version 3 every initializer had to be an input, too; later that means a default which a caller may
+    # replace.
+    constants = {tensor.name for tensor in model.graph.initializer}
+    for value in [value for value in model.graph.input if value.name in constants]:
+        model.graph.input.remove(value)
+    model.ir_version = max(model.ir_version, 4)
 
 
 def _constants_to_initializers(model: onnx.ModelProto) -> None:
@@ -204,6 +212,7 @@ def _replace_input(node: onnx.NodeProto, old: str, new: str) -> None:
 
 
 _REWRITES: tuple[Callable[[onnx.ModelProto], None], ...] = (
+    _inputs_with_a_value_are_constants,
     _constants_to_initializers,
     _drop_identities,
     _name_nodes,

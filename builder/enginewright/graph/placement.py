@@ -1,5 +1,4 @@
-"""Where the Q/DQ pairs go: which operators of a network run on integers in a dialect, and which tensors therefore get
-a pair.
+"""Where the Q/DQ pairs go: which operators run on integers in a dialect, and which tensors therefore get a pair.
 
 Placement reads the graph and the dialect, nothing else: no ranges, no files. It follows NVIDIA's recommendations for
 TensorRT ("Working with quantized types", Q/DQ layer-placement recommendations) and the node patterns that ONNX
@@ -44,11 +43,10 @@ class Placement:
 
 
 def place(model: onnx.ModelProto, dialect: Dialect, *, keep_float: Sequence[str] = ()) -> Placement:
-    """Decide for a network in normal form. `keep_float`: patterns (as of fnmatch) of nodes, or of their weights, that
-    stay float.
+    """Decide for a network in normal form.
 
-    A pattern matches the node's name, the weight's name, or the part of it before the last dot: "head" is the layer
-    of "head.weight".
+    `keep_float`: patterns (as of fnmatch) of layers that stay float. One matches the name of a node, that of its
+    weight, or the part of it before the last dot: "head" is the layer of "head.weight".
     Raises DataError if a pattern matches nothing.
     """
     view = Topology(model)
@@ -110,20 +108,13 @@ class _Plan(ABC):
         return rectified(node, self.view)
 
     def reaches_integers(self, tensor: str) -> bool:
-        """Whether a reader of `tensor` computes on integers if it can, perhaps behind operators that only move
-        values.
-        """
+        """Whether a reader of `tensor`, perhaps behind others that only move values, has an integer kernel."""
         for node in self.view.consumers(tensor):
             found = kind(node, self.view)
-            if node.name in self.weighted and node.input[0] == tensor:
+            if (node.name in self.weighted and node.input[0] == tensor) or found in (Kind.ADD, Kind.POOL, Kind.CONCAT):
                 return True
-            if found in (Kind.ADD, Kind.POOL, Kind.CONCAT):
-                return True
-            if (
-                found in (Kind.SAME_VALUES, Kind.RECTIFIER)
-                and node.input[0] == tensor
-                and self.reaches_integers(node.output[0])
-            ):
+            moves = found in (Kind.SAME_VALUES, Kind.RECTIFIER) and node.input[0] == tensor
+            if moves and self.reaches_integers(node.output[0]):
                 return True
         return False
 
@@ -218,9 +209,7 @@ class _Around(_Plan):
         return tensor in self.rectified or (producer is not None and kind(producer, self.view) is Kind.RECTIFIER)
 
     def _pays(self, node: onnx.NodeProto, end: str) -> bool:
-        """Whether joining integers is less work than joining reals: all inputs are integers, or one is and the result
-        will be.
-        """
+        """Whether integers are less work than reals: all inputs are integers, or one is and the result will be."""
         integers = [name in self.outputs for name in node.input]
         return all(integers) or (any(integers) and self.reaches_integers(end))
 
@@ -247,15 +236,13 @@ class _Inputs(_Plan):
             found = kind(node, self.view)
             if found is Kind.ADD:
                 self._residual(node)
-            elif found is Kind.POOL or node.op_type == "MaxPool":
+            elif found is Kind.POOL or (found is Kind.SAME_VALUES and node.op_type == "MaxPool"):
                 self._pool(node)
             elif found is Kind.CONCAT:
                 self._concat(node)
 
     def _residual(self, node: onnx.NodeProto) -> None:
-        """The sum fuses into the convolution that makes one branch; only the other branch, which it reads, gets a
-        pair.
-        """
+        """The sum fuses into the convolution that makes one branch; the other branch, which it reads, gets a pair."""
         direct = [name for name in node.input if self._fuses_with_sum(name)]
         if not direct:
             return
@@ -268,13 +255,9 @@ class _Inputs(_Plan):
 
     def _fuses_with_sum(self, tensor: str) -> bool:
         producer = self.view.producer(tensor)
-        alone = len(self.view.consumers(tensor)) == 1 and tensor not in self.view.outputs
-        return (
-            producer is not None
-            and producer.name in self.weighted
-            and producer.op_type in ("Conv", "ConvTranspose")
-            and alone
-        )
+        if producer is None or producer.name not in self.weighted or producer.op_type not in ("Conv", "ConvTranspose"):
+            return False
+        return len(self.view.consumers(tensor)) == 1 and tensor not in self.view.outputs
 
     def _pool(self, node: onnx.NodeProto) -> None:
         """A pool runs on integers only between quantized neighbours; elsewhere its pair would be work for nothing."""
@@ -299,10 +282,7 @@ class _Inputs(_Plan):
         for node in self.view.consumers(tensor):
             if node.name in self.weighted and node.input[0] == tensor:
                 return True
-            if (
-                kind(node, self.view) is Kind.SAME_VALUES
-                and node.input[0] == tensor
-                and self._read_by_product(node.output[0])
-            ):
+            moves = kind(node, self.view) is Kind.SAME_VALUES and node.input[0] == tensor
+            if moves and self._read_by_product(node.output[0]):
                 return True
         return False

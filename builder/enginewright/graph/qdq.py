@@ -28,8 +28,7 @@ _UNWANTED_TYPES = (onnx.TensorProto.FLOAT16, onnx.TensorProto.DOUBLE, onnx.Tenso
 
 
 def tensors_to_calibrate(model: onnx.ModelProto) -> tuple[str, ...]:
-    """The activations of a float network whose ranges some dialect needs, in graph order, whichever layers are kept
-    in float later.
+    """The activations whose ranges some dialect needs, in graph order, whichever layers are kept in float later.
 
     Raises DataError as `quantize` does for a network that cannot be quantized.
     """
@@ -47,8 +46,7 @@ def tensors_to_calibrate(model: onnx.ModelProto) -> tuple[str, ...]:
 def quantize(
     model: onnx.ModelProto, scales: Scales, dialect: Dialect, *, keep_float: Sequence[str] = ()
 ) -> onnx.ModelProto:
-    """A copy of a float network with Q/DQ nodes in `dialect`; the layers that `keep_float` names (patterns, see
-    `place`) stay float.
+    """A copy of a float network with Q/DQ nodes in `dialect`; layers that `keep_float` names (see `place`) stay float.
 
     Inputs and outputs keep their names, shapes and float32; every other tensor that the network had and still has
     keeps its name.
@@ -73,10 +71,9 @@ def _check_network(network: onnx.ModelProto) -> None:
                 f"the network is quantized already: node '{node.name}' is {node.op_type}",
                 hint="start from the float network",
             )
-        before = view.producer(node.input[0]) if node.op_type == "BatchNormalization" else None
-        if before is not None and before.op_type in ("Conv", "ConvTranspose"):
+        if node.op_type == "BatchNormalization" and (before := _mergeable(node, view)):
             raise DataError(
-                f"batch normalisation '{node.name}' stands behind convolution '{before.name}': it must be merged into its weights first",
+                f"batch normalisation '{node.name}' stands behind convolution '{before}': it must be merged into its weights first",
                 hint="simplify the network (onnxsim), exported in evaluation mode",
             )
     for tensor in network.graph.initializer:
@@ -93,6 +90,15 @@ def _check_network(network: onnx.ModelProto) -> None:
                 f"weight '{tensor.name}' holds {bad} values that are not finite (NaN or infinity)",
                 hint="train or import it again",
             )
+
+
+def _mergeable(norm: onnx.NodeProto, view: Topology) -> str:
+    """The convolution into which a batch normalisation should have been merged; empty if something else reads it
+    too.
+    """
+    maker = view.producer(norm.input[0])
+    alone = len(view.consumers(norm.input[0])) == 1 and norm.input[0] not in view.outputs
+    return maker.name if maker is not None and maker.op_type in ("Conv", "ConvTranspose") and alone else ""
 
 
 def _any_product(network: onnx.ModelProto, placement: Placement) -> bool:

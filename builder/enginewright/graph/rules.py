@@ -13,7 +13,7 @@ from enginewright.errors import DataError
 from enginewright.graph.dialects import Dialect
 from enginewright.graph.topology import FloatArray, Topology, attributes, only_default_domain
 
-__all__ = ["RULES", "Kind", "Weights", "is_rectifier", "kind", "product_rows", "weights_of", "why_float"]
+__all__ = ["RULES", "Kind", "Weights", "kind", "weights_of", "why_float"]
 
 
 class Kind(Enum):
@@ -50,9 +50,7 @@ RULES: Mapping[str, Kind] = {
 
 @dataclass(frozen=True)
 class Weights:
-    """The constants of a WEIGHTED node: names and values, and the axis of `weight` along which each output channel
-    has a scale.
-    """
+    """The constants of a WEIGHTED node. Along `axis` of `weight` lie the output channels, each with its scale."""
 
     weight_name: str
     weight: FloatArray
@@ -65,7 +63,7 @@ def kind(node: onnx.NodeProto, view: Topology) -> Kind:
     """How `node` takes part; OTHER for what is unknown, has several outputs, or is a sum with a constant."""
     found = RULES.get(node.op_type, Kind.OTHER) if only_default_domain(node) else Kind.OTHER
     if found is Kind.RECTIFIER:
-        return found if is_rectifier(node, view) else Kind.OTHER
+        return found if _is_rectifier(node, view) else Kind.OTHER
     if found is Kind.ADD and (any(name in view.initializers for name in node.input) or node.input[0] == node.input[1]):
         return Kind.OTHER
     if found is Kind.CONCAT and any(name in view.initializers for name in node.input):
@@ -73,7 +71,7 @@ def kind(node: onnx.NodeProto, view: Topology) -> Kind:
     return Kind.OTHER if len([name for name in node.output if name]) > 1 else found
 
 
-def is_rectifier(node: onnx.NodeProto, view: Topology) -> bool:
+def _is_rectifier(node: onnx.NodeProto, view: Topology) -> bool:
     """Whether the operator is max(x, 0), perhaps with an upper bound too: then nothing below zero needs an integer."""
     if node.op_type == "Relu":
         return True
@@ -98,9 +96,7 @@ def weights_of(node: onnx.NodeProto, view: Topology) -> Weights | None:
 
 
 def why_float(node: onnx.NodeProto, view: Topology, dialect: Dialect) -> str:
-    """Why a WEIGHTED node stays float in this dialect: a clause for a sentence, or empty where it has an integer
-    kernel.
-    """
+    """Why a WEIGHTED node stays float in this dialect, as a clause; empty where it has an integer kernel."""
     if node.op_type not in dialect.weighted:
         return f"{dialect.name} has no integer {node.op_type}"
     weights = weights_of(node, view)
@@ -118,12 +114,12 @@ def why_float(node: onnx.NodeProto, view: Topology, dialect: Dialect) -> str:
         channels = min(weights.weight.shape[0], weights.weight.shape[1] * (group if isinstance(group, int) else 1))
         if channels < dialect.minimum_channels:
             return f"it has {channels} channels, fewer than {dialect.minimum_channels}"
-    elif dialect.minimum_rows > 1 and product_rows(node, view) < dialect.minimum_rows:
+    elif dialect.minimum_rows > 1 and _product_rows(node, view) < dialect.minimum_rows:
         return "it multiplies one row at batch one"
     return ""
 
 
-def product_rows(node: onnx.NodeProto, view: Topology) -> int:
+def _product_rows(node: onnx.NodeProto, view: Topology) -> int:
     """The rows that a Gemm or MatMul multiplies at batch one. Raises DataError where the shape cannot be inferred."""
     shape = view.shape(node.output[0])
     if not shape:

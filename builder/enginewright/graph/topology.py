@@ -1,6 +1,4 @@
-"""A read-only view of an ONNX graph: who makes a tensor, who reads it, which are constants, and every shape at batch
-one.
-"""
+"""A read-only view of an ONNX graph: who makes and who reads a tensor, the constants, and all shapes at batch one."""
 
 from __future__ import annotations
 
@@ -86,9 +84,7 @@ def attributes(node: onnx.NodeProto) -> dict[str, Attribute]:
 
 
 def only_default_domain(node: onnx.NodeProto) -> bool:
-    """Whether the operator is one of ONNX itself: an operator of another domain may share a name and mean something
-    else.
-    """
+    """Whether the operator is one of ONNX itself: in another domain the same name may mean something else."""
     return node.domain in ("", "ai.onnx")
 
 

@@ -9,6 +9,7 @@ import numpy.typing as npt
 import onnx
 from onnx import helper, numpy_helper
 
+from enginewright.errors import DataError
 from enginewright.graph.dialects import Dialect
 from enginewright.graph.integers import IntegerWeights, Quantizer, integer_weights, quantizer
 from enginewright.graph.placement import Placement
@@ -28,9 +29,7 @@ def write(network: onnx.ModelProto, placement: Placement, scales: Scales, dialec
 
 
 def _quantizers(placement: Placement, scales: Scales, dialect: Dialect) -> dict[str, Quantizer]:
-    """The quantizer of each tensor with a pair: one for all tensors of a group, which covers the union of their
-    ranges.
-    """
+    """The quantizer of each tensor with a pair: one for a group, which covers the union of its tensors' ranges."""
     groups: dict[str, list[str]] = {}
     for tensor, group in placement.range_of.items():
         groups.setdefault(group, []).append(tensor)
@@ -45,9 +44,7 @@ def _quantizers(placement: Placement, scales: Scales, dialect: Dialect) -> dict[
 
 
 class _Writer:
-    """Writes into `model`, which it owns. New names are an old one and a word behind a slash, which no exporter of
-    plain networks makes.
-    """
+    """Writes into `model`, which it owns. A new name is an old one and a word behind a slash."""
 
     def __init__(
         self, model: onnx.ModelProto, placement: Placement, quantizers: dict[str, Quantizer], dialect: Dialect
@@ -59,6 +56,7 @@ class _Writer:
         self.dialect = dialect
         self.quantized = frozenset(placement.quantized)
         self.nodes: list[onnx.NodeProto] = []
+        self.written: set[str] = set()
 
     def write(self) -> None:
         weights = {
@@ -149,10 +147,13 @@ class _Writer:
         )
 
     def _constant(self, name: str, value: npt.NDArray[np.generic]) -> str:
-        if name not in self.view.initializers:
-            tensor = self.graph.initializer.add()
-            tensor.CopyFrom(numpy_helper.from_array(np.asarray(value, order="C"), name))
-            self.view.initializers[name] = tensor
+        if name not in self.written:  # tensors of one group share theirs
+            if name in self.view.initializers:
+                raise DataError(
+                    f"the network has a constant '{name}' already", hint="rename it: quantize needs that name"
+                )
+            self.graph.initializer.append(numpy_helper.from_array(np.asarray(value, order="C"), name))
+            self.written.add(name)
         return name
 
     def _drop_unused(self) -> None:

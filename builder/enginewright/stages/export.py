@@ -75,8 +75,20 @@ def _export(network: nn.Module, signature: Signature, path: Path) -> None:
         program is not None
     )  # the old exporter writes a file and returns nothing; the one used here returns a program
     exported = program.model_proto
+    _name_after_modules(exported)
     _forget_the_source(exported)
     onnx.save(exported, path)
+
+
+def _name_after_modules(network: onnx.ModelProto) -> None:
+    """Nodes with weights get the path of their torch module as their name: people know it, and `keep_float` can say it."""
+    weights = {tensor.name for tensor in network.graph.initializer if tensor.name.endswith(".weight")}
+    taken: set[str] = set()
+    for node in network.graph.node:
+        module = next((name.removesuffix(".weight") for name in node.input if name in weights), "")
+        if module and module not in taken:  # a module that is called twice names its first node only
+            node.name = module
+            taken.add(module)
 
 
 def _forget_the_source(network: onnx.ModelProto) -> None:

@@ -8,10 +8,11 @@ from tests.builder.graph.small_networks import conv, conv_constants, inputs, net
 
 from enginewright.errors import DataError
 from enginewright.graph.dialects import DIALECTS
+from enginewright.graph.execution import open_session
 from enginewright.graph.fidelity import CEILING_DB, signal_to_noise
 from enginewright.graph.layers import layers
 from enginewright.graph.qdq import quantize, tensors_to_calibrate
-from enginewright.graph.ranges import calibrate, open_session
+from enginewright.graph.ranges import calibrate
 
 
 def _pair(model: onnx.ModelProto, dialect: str = "onnxruntime-x86-vnni") -> onnx.ModelProto:

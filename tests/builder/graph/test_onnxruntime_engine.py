@@ -14,8 +14,9 @@ import pytest
 from tests.builder.graph.small_networks import inputs
 
 from enginewright.graph.dialects import DIALECTS, onnxruntime_dialect
+from enginewright.graph.execution import open_session
 from enginewright.graph.qdq import quantize, tensors_to_calibrate
-from enginewright.graph.ranges import calibrate, open_session
+from enginewright.graph.ranges import calibrate
 from enginewright_runtime import host
 
 _HERE = onnxruntime_dialect(host.machine(), host.instruction_sets())

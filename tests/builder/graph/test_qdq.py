@@ -9,10 +9,11 @@ from tests.builder.graph.small_networks import array, conv, conv_constants, inpu
 
 from enginewright.errors import DataError
 from enginewright.graph.dialects import DIALECTS, Dialect
+from enginewright.graph.execution import open_session
 from enginewright.graph.layers import layers
 from enginewright.graph.lint import faults, lint
 from enginewright.graph.qdq import quantize, tensors_to_calibrate
-from enginewright.graph.ranges import METHODS, Scales, calibrate, open_session
+from enginewright.graph.ranges import METHODS, Scales, calibrate
 
 _EVERY = pytest.mark.parametrize("dialect", DIALECTS.values(), ids=DIALECTS)
 _NETWORKS = ("residual", "decoder", "tokens")
@@ -234,6 +235,22 @@ def test_batch_normalisation_that_could_be_merged_is_refused_by_name() -> None:
     constants = {**conv_constants("c", 16, 16), "one": np.ones(16, np.float32), "zero": np.zeros(16, np.float32)}
     with pytest.raises(DataError, match=r"'norm' stands behind convolution 'c'.*\n  fix: simplify"):
         tensors_to_calibrate(network([conv("c", "x", "h"), norm], constants))
+
+
+def test_batch_normalisation_that_cannot_be_merged_stays_float_and_lint_says_so() -> None:
+    nodes = [
+        *(
+            conv("c", "x", "h"),
+            helper.make_node("BatchNormalization", ["h", "one", "zero", "zero", "one"], ["n"], name="norm"),
+        ),
+        *(conv("d", "n", "d"), helper.make_node("Add", ["d", "h"], ["y"], name="sum")),
+    ]
+    constants = {**conv_constants("c", 16, 16), "one": np.ones(16, np.float32), "zero": np.zeros(16, np.float32)}
+    model = network(nodes, {**constants, **conv_constants("d", 16, 16, seed=1)})
+    dialect = DIALECTS["onnxruntime-x86-vnni"]
+    quantized = quantize(model, _scales(model), dialect)
+    assert [layer.precision for layer in layers(quantized)] == ["int8", "int8"]
+    assert [sentence for sentence in lint(quantized, dialect) if "BatchNormalization" in sentence]
 
 
 @_EVERY

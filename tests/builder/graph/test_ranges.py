@@ -12,8 +12,8 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from enginewright.errors import DataError
-from enginewright.graph import ranges
-from enginewright.graph.ranges import Range, Scales, calibrate
+from enginewright.graph import execution
+from enginewright.graph.ranges import METHODS, Range, Scales, calibrate
 
 
 def _scaled(factor: float) -> onnx.ModelProto:
@@ -42,7 +42,7 @@ def test_ranges_are_those_of_all_samples_of_inputs_inner_tensors_and_outputs() -
 
 def test_batch_sizes_do_not_change_the_ranges() -> None:
     samples = np.concatenate([batch["x"] for batch in _batches(6)])
-    for method in ranges.METHODS:
+    for method in METHODS:
         whole = calibrate(_scaled(2.0), ["m"], [{"x": samples}], method=method)
         parts = calibrate(_scaled(2.0), ["m"], [{"x": samples[:5]}, {"x": samples[5:]}], method=method)
         assert whole == parts
@@ -51,7 +51,7 @@ def test_batch_sizes_do_not_change_the_ranges() -> None:
 def test_more_activations_than_may_be_held_at_once_are_watched_in_parts(monkeypatch: pytest.MonkeyPatch) -> None:
     batches = _batches(3, size=10)
     expected = calibrate(_scaled(2.0), ["m", "y"], batches, method="entropy")
-    monkeypatch.setattr(ranges, "_LIMIT_BYTES", 3 * 64 * 4)  # three samples of one tensor: two sessions, four parts
+    monkeypatch.setattr(execution, "_LIMIT_BYTES", 3 * 64 * 4)  # three samples of one tensor: two sessions, four parts
     assert calibrate(_scaled(2.0), ["m", "y"], batches, method="entropy") == expected
 
 
@@ -78,6 +78,12 @@ def test_overflow_inside_the_network_is_refused_with_the_tensor_where_it_showed(
     [
         (["y"], [], "minmax", "not a single sample"),
         (["z"], _batches(1), "minmax", "no tensor 'z'"),
+        (
+            ["x", "y"],
+            [{"image": np.zeros((1, 64), np.float32)}],
+            "minmax",
+            "lacks the input x of the network; it has image",
+        ),
         (["y"], _batches(1), "maxmin", "unknown calibration method 'maxmin'"),
         (["y"], [{"x": np.zeros((0, 64), np.float32)}], "minmax", "at least one"),
     ],

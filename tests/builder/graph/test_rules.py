@@ -15,8 +15,9 @@ from onnx import helper
 from tests.builder.graph.small_networks import inputs, network
 
 from enginewright.graph.dialects import DIALECTS, onnxruntime_dialect
+from enginewright.graph.execution import open_session
 from enginewright.graph.qdq import quantize, tensors_to_calibrate
-from enginewright.graph.ranges import calibrate, open_session
+from enginewright.graph.ranges import calibrate
 from enginewright_runtime import host
 
 _HERE = DIALECTS[onnxruntime_dialect(host.machine(), host.instruction_sets())]
