@@ -13,6 +13,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, is_dataclass
 
 from enginewright.errors import UsageError
+from enginewright.graph.dialects import DIALECTS
 from enginewright.recipe import Factory, Prune, Quantize, Recipe, Recover, effective_budget
 from enginewright.sources import Source, Sources
 from enginewright.stages import STAGES, Stage
@@ -209,9 +210,13 @@ class _Layout:
         return OutputOf(self._add(name, "simplify", {"model": self._signature()}, {"exported": exported}), "network")
 
     def _compile(self, name: str, network: OutputOf) -> str:
+        settings: dict[str, Json] = dict(self.target.engine_settings())
+        if network.output == "quantized":
+            dialect = DIALECTS[self.host.dialect]
+            settings.update(disable=list(dialect.disabled_optimizers), config=dict(dialect.session_config))
         parameters: dict[str, Json] = {
             "backend": self.target.backend,
-            "settings": self.target.engine_settings(),
+            "settings": settings,
             "requires": dict(self.host.requires),
         }
         return self._add(name, "compile", parameters, {"network": network})

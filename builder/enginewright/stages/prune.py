@@ -23,12 +23,12 @@ from enginewright.running import Outcome, RunningStep
 from enginewright.signature import Signature
 
 if TYPE_CHECKING:
+    import torch
     from torch import nn
 
 __all__ = ["TOLERANCE", "run"]
 
 TOLERANCE = 0.02  # how far the reached share of removed multiply-accumulates may be from the requested one
-_BISECTIONS = 16
 _BATCH = 32
 _MOST_OF_A_LAYER = 0.9  # no layer disappears altogether
 # Where modules say how many channels they have.
@@ -96,8 +96,9 @@ def _search(network: nn.Module, signature: Signature, before: int, step: Running
     wanted = step.parameters["macs"]
     low, high = 0.0, 1.0
     best: Pruned | None = None
-    for attempt in range(_BISECTIONS):
-        step.progress(attempt, _BISECTIONS, "searching the ratio")
+    attempts = _channels(network).bit_length()  # after so many halvings, the ratio moves by less than a channel
+    for attempt in range(attempts):
+        step.progress(attempt, attempts, "searching the ratio")
         ratio = (low + high) / 2
         candidate, kept = _pruned(network, signature, ratio, step.parameters)
         removed = 1 - _macs_after(candidate, signature) / before
@@ -112,8 +113,12 @@ def _search(network: nn.Module, signature: Signature, before: int, step: Running
             f"pruning cannot remove {wanted:.0%} of the multiply-accumulates: the nearest reached is {best.removed:.1%}",
             hint="lower prune.round_to, keep fewer modules, or ask for what was reached",
         )
-    step.progress(_BISECTIONS, _BISECTIONS, f"{best.removed:.1%} removed")
+    step.progress(attempts, attempts, f"{best.removed:.1%} removed")
     return best
+
+
+def _channels(network: nn.Module) -> int:
+    return sum(_count(module, ("out_channels", "out_features")) or 0 for module in network.modules())
 
 
 def _macs_after(candidate: nn.Module, signature: Signature) -> int:
@@ -159,7 +164,7 @@ def _prune_in_place(
     pruner = torch_pruning.pruner.BasePruner(
         candidate,
         tuple(to_tensors(signature.example(batch=1)).values()),
-        importance=importance,
+        importance=lambda group: _without_ties(importance(group)),
         global_pruning=True,
         pruning_ratio=ratio,
         max_pruning_ratio=_MOST_OF_A_LAYER,
@@ -174,6 +179,13 @@ def _prune_in_place(
             )
         group.prune()
     return kept.channels()
+
+
+def _without_ties(importance: torch.Tensor | None) -> torch.Tensor | None:
+    """Channels that do nothing all have the importance 0, and would go all at once or not at all."""
+    import torch
+
+    return None if importance is None else importance + 1e-30 * torch.arange(len(importance))
 
 
 class _Kept:
@@ -192,7 +204,7 @@ class _Kept:
         if getattr(module, "num_parameters", 0) == 1:
             return  # a PReLU with one slope for all channels
         names = _OUTPUT_COUNTS if outputs else _INPUT_COUNTS
-        size = next((int(getattr(module, name)) for name in names if hasattr(module, name)), None)
+        size = _count(module, names)
         if size is None:
             raise DataError(
                 f"module '{path}' is a {type(module).__name__}, and its pruned channels cannot be kept as data",
@@ -208,6 +220,10 @@ class _Kept:
             path: Kept(_tuple(self._inputs.get(path)), _tuple(self._outputs.get(path)))
             for path in sorted({*self._inputs, *self._outputs})
         }
+
+
+def _count(module: nn.Module, names: tuple[str, ...]) -> int | None:
+    return next((int(getattr(module, name)) for name in names if hasattr(module, name)), None)
 
 
 def _tuple(channels: list[int] | None) -> tuple[int, ...] | None:
@@ -239,10 +255,11 @@ def _check_rebuilds(network: nn.Module, pruned: Pruned, signature: Signature) ->
     before, after = (checked_outputs(item, inputs, signature) for item in (network, pruned.network))
     for name, values in before.items():
         if after[name].shape != values.shape:
-            cut = [path for path, _ in network.named_modules() if pruned.kept.get(path, Kept()).outputs is not None]
+            cut = [path for path, kept in pruned.kept.items() if kept.outputs is not None]
+            likely = [path for path in cut if _count(network.get_submodule(path), _OUTPUT_COUNTS) in values.shape]
             raise DataError(
                 f"pruning would change the output '{name}' from {list(values.shape)} to {list(after[name].shape)}",
-                hint=f"add the module that makes it to prune.keep: '{cut[-1]}'?",
+                hint=f"add the module that makes it to prune.keep: {' or '.join(likely or cut)}",
             )
     rebuilt = copy.deepcopy(network)
     cut_down(rebuilt, pruned.kept)

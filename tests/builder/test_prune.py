@@ -1,0 +1,450 @@
+"""Pruning removes whole channels until the asked share of the work is gone, and what it leaves is described by data.
+
+The multiply-accumulates are counted here on their own, from the sizes of the weights and of the tensors that flow.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from tests.builder.lone_stage import DATA, LoneStage, Ran, Samples, model_of
+from torch import Tensor, nn
+
+from enginewright.checkpoint import load_checkpoint, make_network, save_checkpoint
+from enginewright.errors import DataError
+from enginewright.stages.prune import TOLERANCE
+
+IMAGE = (3, 12, 12)
+pytestmark = pytest.mark.filterwarnings("ignore:Unwrapped parameters detected")
+
+
+def counted_macs(network: nn.Module, *inputs: Tensor) -> int:
+    """Each weight of a convolution is used once for every output position (every input position, transposed)."""
+    total = 0
+
+    def count(module: Any, given: tuple[Tensor, ...], result: Tensor) -> None:
+        nonlocal total
+        if isinstance(module, nn.Linear):
+            total += result.numel() * module.weight.shape[1]
+        else:
+            total += module.weight.numel() * (given[0] if module.transposed else result)[0, 0].numel()
+
+    layers = [item for item in network.modules() if isinstance(item, (nn.Linear, nn.modules.conv._ConvNd))]
+    hooks = [layer.register_forward_hook(count) for layer in layers]
+    with torch.no_grad():
+        network(*inputs)
+    for hook in hooks:
+        hook.remove()
+    return total
+
+
+class Base(nn.Module):
+    """Ends in a head with four classes; what stands before it is each network's own."""
+
+    def __init__(self, features: int = 24) -> None:
+        super().__init__()
+        self.head = nn.Linear(features, 4)
+
+    def forward(self, image: Tensor) -> Tensor:
+        return self.head(torch.relu(self.features(image)).mean((2, 3)))
+
+
+class Plain(Base):
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b = nn.Conv2d(3, 24, 3, padding=1), nn.Conv2d(24, 24, 3, padding=1)
+
+    def features(self, image: Tensor) -> Tensor:
+        return self.b(torch.relu(self.a(image)))
+
+
+class Depthwise(Base):
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.norm = nn.Conv2d(3, 32, 3, padding=1, bias=False), nn.BatchNorm2d(32)
+        self.deep, self.b = nn.Conv2d(32, 32, 3, padding=1, groups=32), nn.Conv2d(32, 24, 1)
+
+    def features(self, image: Tensor) -> Tensor:
+        return self.b(torch.relu(self.deep(torch.relu(self.norm(self.a(image))))))
+
+
+class Residual(Base):
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.norm = nn.Conv2d(3, 24, 3, padding=1), nn.BatchNorm2d(24)
+        self.b, self.c = nn.Conv2d(24, 32, 3, padding=1), nn.Conv2d(32, 24, 3, padding=1)
+
+    def features(self, image: Tensor) -> Tensor:
+        first = torch.relu(self.norm(self.a(image)))
+        return first + self.c(torch.relu(self.b(first)))
+
+
+class Slopes(Base):
+    """A PReLU with a slope for every channel, and one with a single slope."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.many = nn.Conv2d(3, 24, 3, padding=1), nn.PReLU(24)
+        self.b, self.one = nn.Conv2d(24, 24, 3, padding=1), nn.PReLU()
+
+    def features(self, image: Tensor) -> Tensor:
+        return self.one(self.b(self.many(self.a(image))))
+
+
+class Upwards(Base):
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.up = nn.Conv2d(3, 32, 3, stride=2, padding=1), nn.ConvTranspose2d(32, 20, 2, stride=2)
+        self.b = nn.Conv2d(20, 24, 3)
+
+    def features(self, image: Tensor) -> Tensor:
+        return self.b(torch.relu(self.up(torch.relu(self.a(image)))))
+
+
+class Flattened(Base):
+    """A linear layer reads every position of every channel: a channel that goes takes nine of its inputs along."""
+
+    def __init__(self) -> None:
+        super().__init__(48)
+        self.a, self.b = nn.Conv2d(3, 32, 3, stride=4, padding=1), nn.Linear(32 * 9, 48)
+
+    def forward(self, image: Tensor) -> Tensor:
+        return self.head(torch.relu(self.b(torch.relu(self.a(image)).flatten(1))))
+
+
+class Joined(Base):
+    """Two branches side by side, and one of them twice."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b = nn.Conv2d(3, 16, 3, padding=1), nn.Conv2d(3, 20, 1)
+        self.norm, self.c = nn.BatchNorm2d(52), nn.Conv2d(52, 24, 3)
+
+    def features(self, image: Tensor) -> Tensor:
+        left, right = self.a(image), self.b(image)
+        return self.c(torch.relu(self.norm(torch.cat([left, right, left], 1))))
+
+
+class TwoOutputs(Plain):
+    def __init__(self) -> None:
+        super().__init__()
+        self.mask = nn.Conv2d(24, 2, 1)
+
+    def forward(self, image: Tensor) -> dict[str, Tensor]:
+        features = torch.relu(self.features(image))
+        return {"scores": self.head(features.mean((2, 3))), "mask": self.mask(features)}
+
+
+RIGHT: list[type[Base]] = [Plain, Depthwise, Residual, Slopes, Upwards, Flattened, Joined]
+
+
+def seeded(factory: Callable[[], nn.Module], shape: Sequence[int] = IMAGE) -> nn.Module:
+    """A network whose normalisations have seen something."""
+    torch.manual_seed(0)
+    network = factory().train()
+    with torch.no_grad():
+        for _ in range(3):
+            network(torch.randn(8, *shape))
+    return network.eval()
+
+
+class Pruner:
+    """Prunes a network of these tests through the stage, from one checkpoint to the next."""
+
+    def __init__(self, lone: LoneStage, folder: Path) -> None:
+        self.lone, self.folder = lone, folder
+
+    def start(self, network: nn.Module, factory: Callable[[], nn.Module]) -> Path:
+        self.lone.module("model", Net=factory)
+        path = self.folder / "start"
+        save_checkpoint(path, network.state_dict(), {})
+        return path
+
+    def run(
+        self, checkpoint: Path, *, macs: float = 0.4, keep: Sequence[str] = ("head",), round_to: int = 1, **more: Any
+    ) -> Ran:
+        model = model_of(IMAGE, outputs=more.pop("outputs", ("scores",)))
+        parameters = {"importance": "magnitude", "samples": 24, "model": model, "data": DATA, **more}
+        parameters |= {"macs": macs, "keep": list(keep), "round_to": round_to}
+        return self.lone.run("prune", parameters, checkpoint=checkpoint)
+
+    def rebuilt(self, checkpoint: Path) -> nn.Module:
+        return make_network(model_of(IMAGE), self.folder, *load_checkpoint(checkpoint))
+
+
+@pytest.fixture(autouse=True)
+def one_thread() -> Iterator[None]:
+    """These networks are too small for more."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+@pytest.fixture
+def pruner(lone: LoneStage, tmp_path: Path) -> Pruner:
+    return Pruner(lone, tmp_path)
+
+
+@pytest.mark.parametrize("factory", RIGHT)
+def test_the_asked_share_of_the_work_is_gone_and_the_channels_that_remain_are_named_however_often_it_is_pruned(
+    factory: type[Base], pruner: Pruner
+) -> None:
+    """Kept channels are indices into the network of the factory, and its weights at them are the pruned ones."""
+    network, image = seeded(factory), torch.zeros(1, *IMAGE)
+    checkpoint, macs = pruner.start(network, factory), counted_macs(network, image)
+    for _ in range(2):
+        ran = pruner.run(checkpoint, macs=0.25)
+        checkpoint, before = ran.output("checkpoint"), macs
+        macs = counted_macs(pruner.rebuilt(checkpoint), image)
+        assert 1 - macs / before == pytest.approx(0.25, abs=TOLERANCE)
+        assert (ran.outcome.summary["macs_before"], ran.outcome.summary["macs"]) == (before, macs)
+    state, architecture = load_checkpoint(checkpoint)
+    modules = dict(network.named_modules())
+    shrunk = 0
+    for path, kept in architecture.items():
+        module = modules[path]
+        weight = getattr(module, "weight", None)
+        assert weight is not None
+        inputs, outputs = (0, 1) if getattr(module, "transposed", False) else (1, 0)
+        depthwise = getattr(module, "groups", 1) > 1
+        if kept.outputs is not None:
+            weight = weight[:, list(kept.outputs)] if outputs else weight[list(kept.outputs)]
+        if kept.inputs is not None and weight.ndim > 1 and not depthwise:
+            weight = weight[:, list(kept.inputs)] if inputs else weight[list(kept.inputs)]
+        assert torch.equal(state[f"{path}.weight"], weight)
+        if getattr(module, "bias", None) is not None and kept.outputs is not None:
+            assert torch.equal(state[f"{path}.bias"], module.bias[list(kept.outputs)])
+        shrunk += weight.numel() < module.weight.numel()
+    assert shrunk >= 3
+
+
+@pytest.mark.parametrize(
+    ("factory", "importance", "macs"),
+    [(Plain, "taylor", 0.3), (Residual, "magnitude", 0.32), (Flattened, "taylor", 0.3), (Joined, "magnitude", 0.27)],
+)
+def test_channels_that_do_nothing_go_first_and_the_outputs_stay(
+    factory: type[Base], importance: str, macs: float, pruner: Pruner
+) -> None:
+    """Half of the channels of every layer but the head are dead, so a network without them computes the same."""
+    network = seeded(factory)
+    with torch.no_grad():
+        for path, module in network.named_modules():
+            if isinstance(module, (nn.Conv2d, nn.Linear)) and path != "head":
+                module.weight[::2] = 0
+                if module.bias is not None:
+                    module.bias[::2] = 0
+            elif isinstance(module, nn.BatchNorm2d):
+                for value in (module.weight, module.bias, module.running_mean):
+                    value[::2] = 0
+        # What reads a dead channel has no use for it either.
+        for module in network.modules():
+            if isinstance(module, (nn.Conv2d, nn.Linear)) and module.weight.shape[1] % 2 == 0:
+                step = 9 if isinstance(module, nn.Linear) and module.in_features == 288 else 1
+                module.weight.view(len(module.weight), -1, step, *module.weight.shape[2:])[:, ::2] = 0
+    pruner.lone.data(train=Samples(24, IMAGE))
+    ran = pruner.run(pruner.start(network, factory), macs=macs, importance=importance)
+    images = torch.from_numpy(np.stack([image for image, _ in (Samples(24, IMAGE)[index] for index in range(24))]))
+    with torch.no_grad():
+        expected, actual = network(images), pruner.rebuilt(ran.output("checkpoint"))(images)
+    torch.testing.assert_close(actual, expected, rtol=1e-4, atol=1e-5)
+    assert ran.outcome.summary["removed"] == pytest.approx(macs, abs=TOLERANCE)
+
+
+def test_channel_counts_are_rounded(pruner: Pruner) -> None:
+    ran = pruner.run(pruner.start(seeded(Plain), Plain), macs=0.33, round_to=8)
+    _, architecture = load_checkpoint(ran.output("checkpoint"))
+    counts = [len(kept.outputs) for kept in architecture.values() if kept.outputs is not None]
+    assert counts
+    assert all(count % 8 == 0 for count in counts)
+
+
+def test_modules_to_keep_keep_their_channels_and_what_is_added_to_them_too(pruner: Pruner) -> None:
+    ran = pruner.run(pruner.start(seeded(Residual), Residual), macs=0.3, keep=("head", "c"))
+    _, architecture = load_checkpoint(ran.output("checkpoint"))
+    assert all(architecture[path].outputs is None for path in ("a", "c", "norm", "head") if path in architecture)
+    assert architecture["b"].outputs is not None
+
+
+def test_the_same_step_gives_the_same_bytes_again(pruner: Pruner) -> None:
+    pruner.lone.data(train=Samples(24, IMAGE))
+    start = pruner.start(seeded(Residual), Residual)
+    both = [pruner.run(start, importance="taylor").output("checkpoint").read_bytes() for _ in range(2)]
+    assert both[0] == both[1]
+
+
+def test_magnitude_reads_no_data(pruner: Pruner) -> None:
+    pruner.lone.module("data", Made=lambda: pytest.fail("the data was asked for"))
+    assert pruner.run(pruner.start(seeded(Plain), Plain)).output("checkpoint").is_file()
+
+
+def test_taylor_looks_at_the_asked_number_of_training_samples_spread_over_the_split(pruner: Pruner) -> None:
+    seen: list[int] = []
+
+    class Watched(Samples):
+        def __getitem__(self, index: int) -> Any:
+            seen.append(index)
+            return super().__getitem__(index)
+
+    pruner.lone.data(train=Watched(1000, IMAGE))
+    pruner.run(pruner.start(seeded(Plain), Plain), importance="taylor", samples=40)
+    assert len(seen) == len(set(seen)) == 40
+    assert max(seen) > 500
+
+
+def test_two_outputs_keep_their_shapes(pruner: Pruner) -> None:
+    start = pruner.start(seeded(TwoOutputs), TwoOutputs)
+    ran = pruner.run(start, outputs=("scores", "mask"), keep=("head", "mask"))
+    outputs = pruner.rebuilt(ran.output("checkpoint"))(torch.zeros(2, *IMAGE))
+    assert [tuple(value.shape) for value in outputs.values()] == [(2, 4), (2, 2, 12, 12)]
+
+
+def test_pruning_the_classes_themselves_is_refused_and_names_what_to_keep(pruner: Pruner) -> None:
+    network = seeded(Plain)
+    with torch.no_grad():
+        network.head.weight[1] = 0  # the least important channel of all
+    with pytest.raises(DataError, match=r"would change the output 'scores' from \[2, 4\] to \[2, ") as caught:
+        pruner.run(pruner.start(network, Plain), keep=())
+    assert "prune.keep: head" in caught.value.hint
+
+
+class Grouped(Plain):
+    def __init__(self) -> None:
+        super().__init__()
+        self.b = nn.Conv2d(24, 24, 3, padding=1, groups=4)
+
+
+class Multiplied(Base):
+    """Depthwise with two outputs a channel."""
+
+    def __init__(self) -> None:
+        super().__init__(48)
+        self.a, self.b = nn.Conv2d(3, 24, 3, padding=1), nn.Conv2d(24, 48, 3, padding=1, groups=24)
+
+    def features(self, image: Tensor) -> Tensor:
+        return self.b(torch.relu(self.a(image)))
+
+
+class Normed(Plain):
+    def __init__(self, norm: nn.Module) -> None:
+        super().__init__()
+        self.norm = norm
+
+    def features(self, image: Tensor) -> Tensor:
+        return self.b(torch.relu(self.norm(self.a(image))))
+
+
+class Scaled(Plain):
+    """A factor for each channel that is no module's."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.factor = nn.Parameter(torch.rand(24, 1, 1))
+
+    def features(self, image: Tensor) -> Tensor:
+        return self.b(torch.relu(self.factor * self.a(image)))
+
+
+class Shifted(Plain):
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("shift", torch.rand(24, 1, 1))
+
+    def features(self, image: Tensor) -> Tensor:
+        return self.b(torch.relu(self.shift + self.a(image)))
+
+
+class Counting(Plain):
+    """Its forward knows how many channels there are."""
+
+    def features(self, image: Tensor) -> Tensor:
+        return self.b(torch.relu(self.a(image)).view(-1, 24, 12, 12))
+
+
+CLEAR: dict[str, tuple[Callable[[], nn.Module], str]] = {
+    "grouped": (Grouped, "module 'b' is a convolution in 4 groups"),
+    "multiplied": (Multiplied, "Torch-Pruning cannot prune the network|module 'b' is a convolution in 24 groups"),
+    "group norm": (lambda: Normed(nn.GroupNorm(4, 24)), "module 'norm' is a GroupNorm"),
+    "instance norm": (lambda: Normed(nn.InstanceNorm2d(24, affine=True)), "module 'norm' is a InstanceNorm2d"),
+    "layer norm": (
+        lambda: Normed(nn.LayerNorm([24, 12, 12])),
+        "Torch-Pruning cannot prune the network|module 'norm' is a LayerNorm",
+    ),
+    "parameter": (Scaled, "cannot be described by its kept channels: factor differ"),
+    "buffer": (Shifted, "does not run with fewer channels"),
+    "counts channels": (Counting, "does not run with fewer channels"),
+}
+
+
+@pytest.mark.parametrize("case", CLEAR)
+def test_what_cannot_be_pruned_is_said_with_what_to_keep(case: str, pruner: Pruner) -> None:
+    factory, words = CLEAR[case]
+    with pytest.raises(DataError, match=words) as caught:
+        pruner.run(pruner.start(seeded(factory), factory))
+    assert "prune.keep" in caught.value.hint
+
+
+@pytest.mark.parametrize("case", ["grouped", "group norm", "layer norm", "parameter", "buffer"])
+def test_keeping_what_was_named_leaves_the_rest_to_prune(case: str, pruner: Pruner) -> None:
+    factory, _ = CLEAR[case]
+
+    class Longer(nn.Module):
+        """The network that cannot be pruned, behind layers that can."""
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.first, self.second = nn.Conv2d(3, 40, 3, padding=1), nn.Conv2d(40, 3, 3, padding=1)
+            self.rest = factory()
+
+        def forward(self, image: Tensor) -> Tensor:
+            return self.rest(self.second(torch.relu(self.first(image))))
+
+    ran = pruner.run(pruner.start(seeded(Longer), Longer), macs=0.1, keep=("rest", "second"))
+    assert ran.outcome.summary["removed"] == pytest.approx(0.1, abs=TOLERANCE)
+
+
+def test_a_share_that_cannot_be_reached_says_what_was(pruner: Pruner) -> None:
+    with pytest.raises(DataError, match=r"cannot remove 60% .* the nearest reached is \d+\.\d%") as caught:
+        pruner.run(pruner.start(seeded(Plain), Plain), macs=0.6, keep=("head", "a", "b"))
+    assert "keep fewer modules" in caught.value.hint
+
+
+def test_a_module_to_keep_that_is_not_there_is_named(pruner: Pruner) -> None:
+    with pytest.raises(DataError, match=r"prune\.keep names 'hed', which is no module") as caught:
+        pruner.run(pruner.start(seeded(Plain), Plain), keep=("hed",))
+    assert "head" in caught.value.hint
+
+
+@pytest.mark.parametrize(
+    ("label", "words"),
+    [
+        (None, "importance 'taylor' needs integer class labels"),
+        (lambda index: 0.5, "importance 'taylor' needs integer class labels"),
+        (lambda index: [index % 4], "importance 'taylor' needs integer class labels"),
+        (lambda index: index % 5, "labels of the train split run from 0 to 4, but the network has 4 classes"),
+        (lambda index: -1, "labels of the train split run from -1 to -1"),
+    ],
+)
+def test_taylor_without_class_labels_is_refused(label: Any, words: str, pruner: Pruner) -> None:
+    pruner.lone.data(train=Samples(24, IMAGE, label=label))
+    with pytest.raises(DataError, match=words):
+        pruner.run(pruner.start(seeded(Plain), Plain), importance="taylor")
+
+
+def test_taylor_counts_labels_of_every_pixel(pruner: Pruner) -> None:
+    class Pixels(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.a, self.head = nn.Conv2d(3, 24, 3, padding=1), nn.Conv2d(24, 4, 3, padding=1)
+
+        def forward(self, image: Tensor) -> Tensor:
+            return self.head(torch.relu(self.a(image)))
+
+    pruner.lone.data(train=Samples(24, IMAGE, label=lambda index: np.full((12, 12), index % 4)))
+    ran = pruner.run(pruner.start(seeded(Pixels), Pixels), importance="taylor")
+    assert ran.outcome.summary["removed"] == pytest.approx(0.4, abs=TOLERANCE)
