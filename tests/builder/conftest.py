@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -40,6 +41,17 @@ def lone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> LoneStage:
     """Runs stages in this process; what they put on the path of imports goes with the test."""
     monkeypatch.setattr(sys, "path", list(sys.path))
     return LoneStage(tmp_path / "lone", lambda name, module: monkeypatch.setitem(sys.modules, name, module))
+
+
+@pytest.fixture
+def one_thread() -> Iterator[None]:
+    """torch with one thread: networks of a few channels take ten times longer with two, where the machine is busy."""
+    import torch
+
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
 
 
 @pytest.fixture

@@ -5,7 +5,7 @@ The multiply-accumulates are counted here on their own, from the sizes of the we
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +20,10 @@ from enginewright.errors import DataError
 from enginewright.stages.prune import TOLERANCE
 
 IMAGE = (3, 12, 12)
-pytestmark = pytest.mark.filterwarnings("ignore:Unwrapped parameters detected")
+pytestmark = [
+    pytest.mark.usefixtures("one_thread"),
+    pytest.mark.filterwarnings("ignore:Unwrapped parameters detected"),
+]
 
 
 def counted_macs(network: nn.Module, *inputs: Tensor) -> int:
@@ -175,15 +178,6 @@ class Pruner:
 
     def rebuilt(self, checkpoint: Path) -> nn.Module:
         return make_network(model_of(IMAGE), self.folder, *load_checkpoint(checkpoint))
-
-
-@pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    """These networks are too small for more."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 @pytest.fixture
