@@ -4,6 +4,7 @@ its report.
 
 from __future__ import annotations
 
+import errno
 import importlib.metadata
 import json
 import os
@@ -14,7 +15,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from enginewright.errors import StoreError, UsageError
+from enginewright.errors import EnginewrightError, NoSpace, StoreError, UsageError
 from enginewright.freshness import Examiner, Freshness
 from enginewright.hosts import host_facts
 from enginewright.launch import launch
@@ -22,7 +23,7 @@ from enginewright.plan import Plan, Step, make_plan
 from enginewright.progress import Watch
 from enginewright.project import Project
 from enginewright.recipe import Recipe, load_recipe
-from enginewright.record import Record
+from enginewright.record import Artifact, Record
 from enginewright.sources import gather_sources
 from enginewright.store import Store
 from enginewright.target import Target, catalogue, load_target
@@ -122,7 +123,7 @@ def build(job: Job, *, watch: Watch) -> BuildResult:
             job.store.note_build(job.name, {**keys, **{done.name: done.record.key for done in results}})
     job.store.note_build(job.name, {result.name: result.record.key for result in results})
     packed = results[-1].record
-    content = json.loads(job.store.object_path(packed.outputs["result"].digest).read_bytes())
+    content = json.loads(_packed(job.store, packed.outputs["result"]))
     return BuildResult(tuple(results), content, _deliver(job, packed))
 
 
@@ -156,9 +157,40 @@ def _deliver(job: Job, packed: Record) -> dict[str, Path]:
     for output, suffix in _DELIVERIES.items():
         artifact = packed.outputs[output]
         target = job.project.dist / f"{job.name}{suffix}"
-        if not target.is_file() or sha256_file(target) != artifact.digest:
-            with job.store.writing():
+        if not _is_delivered(target, artifact):
+            content = _packed(job.store, artifact)
+            try:
                 target.parent.mkdir(parents=True, exist_ok=True)
-                write_file(target, job.store.object_path(artifact.digest).read_bytes())
+                write_file(target, content)
+            except OSError as error:
+                raise _undelivered(target, error) from error
         deliveries[output] = target
     return deliveries
+
+
+def _is_delivered(target: Path, artifact: Artifact) -> bool:
+    try:
+        return target.is_file() and sha256_file(target) == artifact.digest
+    except OSError:
+        return False  # cannot be read: it is replaced
+
+
+def _packed(store: Store, artifact: Artifact) -> bytes:
+    try:
+        return store.object_path(artifact.digest).read_bytes()
+    except OSError as error:
+        raise StoreError(
+            f"the {artifact.kind} is gone from the store {store.root}: {error.strerror}; build again",
+            hint="was the store removed or swept while the build ran?",
+        ) from error
+
+
+def _undelivered(target: Path, error: OSError) -> EnginewrightError:
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return NoSpace(
+            f"no space left on the disk of {target.parent}", hint="free some space and build again: all steps are kept"
+        )
+    return UsageError(
+        f"cannot write {target}: {error.strerror}",
+        hint=f"move away what is in the way, or make {target.parent} writable, and build again: all steps are kept",
+    )

@@ -7,11 +7,14 @@ recipe, target or usage, 3 our bug, 4 inconclusive under --strict, 130 interrupt
 from __future__ import annotations
 
 import argparse
+import io
 import json
 import os
+import signal
 import sys
 import traceback
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -24,40 +27,90 @@ __all__ = ["main"]
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command. Returns the exit code."""
+    _mend_streams()
     parsed = _parser().parse_args(arguments)
     command: Callable[[argparse.Namespace], ExitCode] = parsed.command
     try:
         code = command(parsed)
-        sys.stdout.flush()
+        _flush()
         return code
     except EnginewrightError as error:
         _complain(error)
         return error.exit_code
     except KeyboardInterrupt:
-        print("interrupted: finished steps are kept, the next build goes on from there", file=sys.stderr)
+        if arguments is None:  # the process ends with this command: a second Ctrl-C must not change its exit code
+            signal.signal(signal.SIGINT, signal.SIG_IGN)
+        _tell("interrupted: finished steps are kept, the next build goes on from there")
         return ExitCode.INTERRUPTED
-    except BrokenPipeError:
-        os.dup2(
-            os.open(os.devnull, os.O_WRONLY), 1
-        )  # whoever read our output has left; Python must not complain about it at exit
-        return ExitCode.OK
     except Exception:
-        traceback.print_exc()
-        print(
-            f"enginewright {__version__}: this is a bug of ours; please report it with the lines above", file=sys.stderr
-        )
+        _tell(traceback.format_exc().rstrip())
+        _tell(f"enginewright {__version__}: this is a bug of ours; please report it with the lines above")
         return ExitCode.BUG
+
+
+def _mend_streams() -> None:
+    """A stream that was closed before we began becomes the null device: else the next file that is opened would take
+    its number, and get what is printed. Letters that a terminal has not are escaped.
+    """
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+        if getattr(sys, name) is None:
+            setattr(sys, name, Path(os.devnull).open(mode, encoding="utf-8"))  # noqa: SIM115 (open as long as we run)
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")
+
+
+def _say(text: str) -> None:
+    """Print a result. That nobody reads it is no error, and does not change the exit code; that it cannot be written
+    is.
+    """
+    try:
+        print(text)
+    except OSError as error:
+        _unsaid(error)
+
+
+def _tell(text: str) -> None:
+    """Print an error or a remark. Where nobody reads it, the exit code still says how it went."""
+    with suppress(OSError):
+        print(text, file=sys.stderr, flush=True)
+
+
+def _flush() -> None:
+    try:
+        sys.stdout.flush()
+    except OSError as error:
+        _unsaid(error)
+
+
+def _unsaid(error: OSError) -> None:
+    from enginewright.errors import UsageError
+
+    with Path(os.devnull).open("wb") as nowhere:  # Python flushes once more at exit, and must not complain then
+        os.dup2(nowhere.fileno(), 1)
+    if not isinstance(error, BrokenPipeError):
+        raise UsageError(
+            f"standard output cannot be written: {error.strerror}", hint="free some space there, or send it elsewhere"
+        ) from error
+
+
+def _here() -> Path:
+    from enginewright.errors import UsageError
+
+    try:
+        return Path.cwd()
+    except OSError as error:
+        raise UsageError(
+            f"the working folder is gone or cannot be read: {error.strerror}", hint="cd to your project first"
+        ) from None
 
 
 def _complain(error: EnginewrightError) -> None:
     text = getattr(error, "traceback", "")
     if text:
-        print(text.rstrip(), file=sys.stderr)
-    print(f"error: {error}", file=sys.stderr)
+        _tell(text.rstrip())
+    _tell(f"error: {error}")
     if error.exit_code == ExitCode.BUG:
-        print(
-            f"enginewright {__version__}: this is a bug of ours; please report it with the lines above", file=sys.stderr
-        )
+        _tell(f"enginewright {__version__}: this is a bug of ours; please report it with the lines above")
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -112,7 +165,7 @@ def _job(arguments: argparse.Namespace) -> Any:
     from enginewright.template import parse_settings
 
     return prepare(
-        find_project(Path.cwd()), arguments.recipe, arguments.target, settings=parse_settings(arguments.settings)
+        find_project(_here()), arguments.recipe, arguments.target, settings=parse_settings(arguments.settings)
     )
 
 
@@ -127,7 +180,7 @@ def _build(arguments: argparse.Namespace) -> ExitCode:
         result = build(job, watch=watching)
     finally:
         watching.close()
-    print(json.dumps(build_json(result)) if arguments.json else build_table(job, result))
+    _say(json.dumps(build_json(result)) if arguments.json else build_table(job, result))
     verdict = result.result["verdict"]
     if verdict == "FAIL":
         return ExitCode.FAILED
@@ -140,7 +193,7 @@ def _plan(arguments: argparse.Namespace) -> ExitCode:
     from enginewright.summary import plan_json, plan_table
 
     found = examine(examiner_of(_job(arguments)))
-    print(json.dumps(plan_json(found)) if arguments.json else plan_table(found))
+    _say(json.dumps(plan_json(found)) if arguments.json else plan_table(found))
     return ExitCode.OK
 
 
@@ -157,7 +210,7 @@ def _why(arguments: argparse.Namespace) -> ExitCode:
             f"the plan has no step '{arguments.step}'. {did_you_mean(arguments.step, names, otherwise='Its steps are')}"
         )
     found = [item for item in examine(examiner_of(job)) if arguments.step in (None, item.step.name)]
-    print(json.dumps(plan_json(found)) if arguments.json else why_text(found))
+    _say(json.dumps(plan_json(found)) if arguments.json else why_text(found))
     return ExitCode.OK
 
 
@@ -165,11 +218,11 @@ def _gc(arguments: argparse.Namespace) -> ExitCode:
     from enginewright.project import find_project
     from enginewright.store import Store
 
-    store = Store(find_project(Path.cwd()).store)
+    store = Store(find_project(_here()).store)
+    swept = store.sweep(on_wait=lambda: _tell("waiting for a running build to end"))
     builds = store.builds()
-    swept = store.sweep({key for keys in builds.values() for key in keys.values()})
     if arguments.json:
-        print(
+        _say(
             json.dumps(
                 {
                     "records": swept.records,
@@ -181,7 +234,7 @@ def _gc(arguments: argparse.Namespace) -> ExitCode:
         )
     else:
         kept = ", ".join(builds) or "nothing"
-        print(
+        _say(
             f"removed {swept.records} step records and {swept.objects} artifacts, {swept.freed_bytes / 2**20:.1f} MiB; kept: {kept}"
         )
     return ExitCode.OK
@@ -192,7 +245,7 @@ def _schema(arguments: argparse.Namespace) -> ExitCode:
     from enginewright.schema import json_schema
     from enginewright.target import Target
 
-    print(json.dumps(json_schema(Recipe if arguments.kind == "recipe" else Target), indent=2))
+    _say(json.dumps(json_schema(Recipe if arguments.kind == "recipe" else Target), indent=2))
     return ExitCode.OK
 
 
@@ -202,12 +255,12 @@ def _targets(arguments: argparse.Namespace) -> ExitCode:
     from enginewright.target import catalogue, load_targets
 
     try:
-        project = find_project(Path.cwd())
+        project = find_project(_here())
     except UsageError:
         project = None  # outside a project there is still the catalogue that comes with enginewright
     targets = load_targets(catalogue(project))
     if arguments.json:
-        print(
+        _say(
             json.dumps(
                 [
                     {"name": item.name, "summary": item.summary, "backend": item.backend, "build": item.build}
@@ -217,7 +270,7 @@ def _targets(arguments: argparse.Namespace) -> ExitCode:
         )
     else:
         for item in targets:
-            print(f"{item.name:<12} {item.backend:<12} {item.summary}")
+            _say(f"{item.name:<12} {item.backend:<12} {item.summary}")
     return ExitCode.OK
 
 
@@ -225,8 +278,8 @@ def _init(arguments: argparse.Namespace) -> ExitCode:
     from enginewright.starter import write_starter
 
     for path in write_starter(arguments.folder):
-        print(f"wrote {path}")
-    print(f"now: cd {arguments.folder} && enginewright build starter --target cpu")
+        _say(f"wrote {path}")
+    _say(f"now: cd {arguments.folder} && enginewright build starter --target cpu")
     return ExitCode.OK
 
 
@@ -234,5 +287,5 @@ def _doctor(arguments: argparse.Namespace) -> ExitCode:
     from enginewright.doctor import doctor_text, examine_host
 
     found = examine_host()
-    print(json.dumps(found.to_json()) if arguments.json else doctor_text(found))
+    _say(json.dumps(found.to_json()) if arguments.json else doctor_text(found))
     return ExitCode.OK

@@ -129,13 +129,20 @@ class Split:
 
 def _array(value: Any, what: str, *, dtype: str | None = None) -> Array:
     try:
-        with np.errstate(over="ignore"):  # what is too large becomes infinite, and that is refused by name
-            return np.asarray(value, dtype=dtype)
+        with np.errstate(over="ignore", invalid="ignore"):  # what becomes infinite is refused by name
+            array = np.asarray(value, dtype=dtype)
+            given = np.asarray(value) if array.dtype.kind in "iub" else array
     except (TypeError, ValueError, OverflowError, RuntimeError) as error:
         raise DataError(
             f"{what} cannot be read as an array{f' of {dtype}' if dtype else ''}: {error}",
             hint="give numpy arrays, all of one shape",
         ) from error
+    if given.dtype != array.dtype and not np.array_equal(given, array):
+        raise DataError(
+            f"{what} is {given.dtype}, and its values would change as {array.dtype}",
+            hint="correct the data factory, or the dtype in model.inputs",
+        )
+    return array
 
 
 def load_data(step: RunningStep) -> Any:
@@ -161,5 +168,6 @@ def load_split(data: Any, name: str, step: RunningStep) -> Split:
 
 
 def class_names(data: Any) -> tuple[str, ...] | None:
-    names = getattr(data, "classes", None)
-    return None if names is None else tuple(str(name) for name in names)
+    with users("reading the names of the classes"):
+        names = getattr(data, "classes", None)
+        return None if names is None else tuple(str(name) for name in names)

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from enginewright.errors import UsageError
+from enginewright.graph.dialects import onnxruntime_dialect
 from enginewright.project import find_project
 from enginewright_runtime import host
 
@@ -96,7 +97,7 @@ def _backends() -> list[Finding]:
 def _instructions() -> Finding:
     sets = host.instruction_sets()
     known = f"{host.machine()}: {', '.join(sets) or 'no instruction sets known'}"
-    if host.machine() == "x86_64" and not {"avx512_vnni", "avx_vnni"} & set(sets):
+    if onnxruntime_dialect(host.machine(), sets) == "onnxruntime-x86":
         return Finding(
             "processor", "warning", known, "without VNNI int8 products saturate: weights are quantized to 7 bits here"
         )

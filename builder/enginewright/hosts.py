@@ -18,5 +18,6 @@ def host_facts(target: Target) -> HostFacts:
     return HostFacts(
         dialect=backend_dialect(target.backend, host.machine(), host.instruction_sets()),
         requires=backend(target.backend).requires(),
+        precision="bfloat16" if "amx_bf16" in host.instruction_sets() else "float32",
         fingerprint=host.fingerprint_id(host.fingerprint()),
     )

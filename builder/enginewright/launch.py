@@ -7,15 +7,17 @@ nothing else.
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import IO
 
 from enginewright import errors
-from enginewright.errors import EnginewrightError, StepCrashed, StepFailed, UserCodeError
+from enginewright.errors import EnginewrightError, NoSpace, StepCrashed, StepFailed, UserCodeError
 from enginewright.worker import Spec
 from enginewright_runtime import errors as runtime_errors
 from enginewright_runtime.canonical import Json
@@ -25,6 +27,9 @@ __all__ = ["Launched", "launch"]
 
 _GRACE_SECONDS = 5.0
 _LAST_LINES = 30
+_LAST_BYTES = 32_768
+# Not -m, which puts the working folder first on the path of imports: a random.py there would stand in for Python's own.
+_WORKER = "import sys; sys.path.remove(''); from enginewright.worker import main; sys.exit(main())"
 
 
 @dataclass(frozen=True)
@@ -41,9 +46,9 @@ def launch(spec: Spec, *, on_event: Callable[[Mapping[str, Json]], None]) -> Lau
     Raises the step's own error (a UserCodeError, a DataError, ...), or StepFailed where the process died without a
     word. On Ctrl-C the process is ended before KeyboardInterrupt goes on.
     """
-    with tempfile.TemporaryFile("w+", encoding="utf-8", errors="replace") as noise:
+    with _noise() as noise:
         process = subprocess.Popen(
-            [sys.executable, "-m", "enginewright.worker"],
+            [sys.executable, "-c", _WORKER],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=noise,
@@ -53,7 +58,8 @@ def launch(spec: Spec, *, on_event: Callable[[Mapping[str, Json]], None]) -> Lau
             return _follow(process, spec, noise, on_event)
         finally:
             if process.stdin:
-                process.stdin.close()  # the process leaves when its standard input ends
+                with suppress(BrokenPipeError):  # it left before it read all of its spec
+                    process.stdin.close()  # the process leaves when its standard input ends
             try:
                 process.wait(_GRACE_SECONDS)
             except subprocess.TimeoutExpired:
@@ -61,6 +67,16 @@ def launch(spec: Spec, *, on_event: Callable[[Mapping[str, Json]], None]) -> Lau
                 process.wait()
             if process.stdout:
                 process.stdout.close()
+
+
+def _noise() -> IO[str]:
+    """Where the process and the recipe's code write what they have to say."""
+    try:
+        return tempfile.TemporaryFile("w+", encoding="utf-8", errors="replace")
+    except OSError as error:
+        raise NoSpace(
+            f"no temporary file can be made: {error.strerror}", hint="free some space there, or set TMPDIR elsewhere"
+        ) from error
 
 
 def _follow(
@@ -100,7 +116,7 @@ def _died(process: subprocess.Popen[str], spec: Spec, noise: IO[str]) -> StepFai
     status = process.wait()
     if status == ExitCode.INTERRUPTED:
         raise KeyboardInterrupt
-    noise.seek(0)
+    noise.seek(max(0, os.fstat(noise.fileno()).st_size - _LAST_BYTES))
     lines = noise.read().splitlines()[-_LAST_LINES:]
     how = f"was killed by signal {-status}" if status < 0 else f"ended with status {status} and no word"
     hint = (

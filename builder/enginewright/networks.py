@@ -34,12 +34,31 @@ def outputs_of(network: nn.Module, inputs: Mapping[str, torch.Tensor], signature
         result = network(*(inputs[name] for name in signature.inputs))
     if isinstance(result, torch.Tensor):
         result = (result,)
+    if not isinstance(result, (Mapping, tuple, list)):
+        raise DataError(
+            f"the network gives a {type(result).__name__}", hint="return a tensor, or a tuple or dict of tensors"
+        )
+    if (
+        isinstance(result, Mapping)
+        and list(result) != list(signature.outputs)
+        and set(result) == set(signature.outputs)
+    ):
+        raise DataError(
+            f"the network gives its outputs in the order {', '.join(result)}, the recipe in the order {', '.join(signature.outputs)}",
+            hint="name them in the network's order in model.outputs",
+        )
     values = list(result.values()) if isinstance(result, Mapping) else list(result)
     if len(values) != len(signature.outputs):
         raise DataError(
             f"the network gives {len(values)} outputs, the recipe names {len(signature.outputs)}: {', '.join(signature.outputs)}",
             hint="correct model.outputs in the recipe",
         )
+    for name, value in zip(signature.outputs, values, strict=True):
+        if not isinstance(value, torch.Tensor):
+            raise DataError(
+                f"the network's output '{name}' is a {type(value).__name__}, not a tensor",
+                hint="return a tensor, or a flat tuple or dict of tensors",
+            )
     return dict(zip(signature.outputs, values, strict=True))
 
 
@@ -65,7 +84,7 @@ def class_labels(batch: Batch, scores: torch.Tensor, *, what: str, otherwise: st
     import torch
 
     labels, shape = batch.labels, tuple(scores.shape)
-    if labels is None or labels.dtype.kind not in "iu" or labels.shape != shape[:1] + shape[2:]:
+    if len(shape) < 2 or labels is None or labels.dtype.kind not in "iu" or labels.shape != shape[:1] + shape[2:]:
         raise DataError(f"{what} needs integer class labels in the train split", hint=otherwise)
     classes = shape[1]
     if not 0 <= labels.min() <= labels.max() < classes:

@@ -22,8 +22,9 @@ from enginewright_runtime.canonical import Json
 
 __all__ = ["HostFacts", "OutputOf", "Plan", "Step", "check_order", "make_plan"]
 
-# Latency budgets are judged after this many sessions, and again after the next number where that was INCONCLUSIVE.
-LOOKS = (6, 18)
+# How latencies are taken (docs/measuring.md). `looks`: budgets are judged after this many sessions, and again after the
+# next number where that was INCONCLUSIVE.
+MEASURING: Mapping[str, Json] = {"looks": [6, 18], "rounds": 40, "chunk": 5}
 
 
 @dataclass(frozen=True)
@@ -61,12 +62,13 @@ class Plan:
 class HostFacts:
     """What planning must know of the computer that compiles and measures.
 
-    `dialect` names the Q/DQ dialect, `requires` is what an engine made here needs to run, `fingerprint` tells whose
-    measurements compare.
+    `dialect` names the Q/DQ dialect, `requires` is what an engine made here needs to run, `precision` is the one that
+    training is fastest in, `fingerprint` tells whose measurements compare.
     """
 
     dialect: str
     requires: Mapping[str, str]
+    precision: str
     fingerprint: str
 
 
@@ -126,7 +128,7 @@ class _Layout:
         measured = self._add(
             "measure",
             "measure",
-            {"host": self.host.fingerprint, "looks": list(LOOKS), "budget": self._budget(), "model": self._signature()},
+            {"host": self.host.fingerprint, **MEASURING, "budget": self._budget()},
             {
                 **_engine_of(engine),
                 **_engine_of(reference_engine, prefix="reference_"),
@@ -143,7 +145,7 @@ class _Layout:
                 "target_summary": self.target.summary,
                 "recipe": self.recipe.rendered,
                 "budget": self._budget(),
-                "looks": list(LOOKS),
+                "looks": MEASURING["looks"],
                 "model": self._signature(),
             },
             {
@@ -178,8 +180,11 @@ class _Layout:
                 )
                 current = OutputOf(name, "checkpoint")
             elif isinstance(compress, Recover):
-                parameters = {"model": self._model(), "metric": self._metric(), **_json(compress)}
-                inputs = {"checkpoint": current, "teacher": checkpoint}
+                parameters = {"model": self._model(), "metric": self._metric(), "precision": self.host.precision}
+                parameters.update(_json(compress))
+                inputs = {"checkpoint": current}
+                if compress.distill is not None:
+                    inputs["teacher"] = checkpoint
                 name = self._add(self._unused("recover"), "recover", parameters, inputs, data=True, code=True)
                 current = OutputOf(name, "checkpoint")
             else:

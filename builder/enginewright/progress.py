@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Protocol, TextIO
 
 from enginewright_runtime.canonical import Json
@@ -51,7 +52,7 @@ class PlainWatch:
             if time.monotonic() - self._last > _SECONDS_BETWEEN_LINES:
                 self._last = time.monotonic()
                 self._say(f"    {name}: {event['done']}/{event['total']} {event['note']}".rstrip())
-        elif event["event"] in ("warning", "waiting"):
+        elif event["event"] in ("warning", "waiting", "note"):
             self._say(f"    {name}: {event['text']}")
 
     def ends(self, name: str, status: str, seconds: float, summary: Mapping[str, Json]) -> None:
@@ -61,8 +62,9 @@ class PlainWatch:
         return
 
     def _say(self, line: str) -> None:
-        self._stream.write(line + "\n")
-        self._stream.flush()
+        with suppress(OSError):  # that nobody reads the progress must not stop a build
+            self._stream.write(line + "\n")
+            self._stream.flush()
 
 
 class RichWatch:
@@ -74,11 +76,11 @@ class RichWatch:
 
         self._progress: Progress = Progress(
             SpinnerColumn(),
-            TextColumn("{task.description}"),
+            TextColumn("{task.description}", markup=False),  # what is shown may have brackets of its own
             BarColumn(bar_width=24),
-            TextColumn("{task.fields[note]}"),
+            TextColumn("{task.fields[note]}", markup=False),
             TimeElapsedColumn(),
-            console=Console(stderr=True),
+            console=Console(stderr=True, markup=False, emoji=False, highlight=False),
             transient=True,
         )
         self._task: TaskID | None = None
@@ -95,16 +97,14 @@ class RichWatch:
             self._progress.update(
                 self._task, completed=_number(event["done"]), total=_number(event["total"]), note=str(event["note"])
             )
-        elif event["event"] in ("warning", "waiting"):
-            self._progress.console.print(f"    {name}: {event['text']}", markup=False, highlight=False)
+        elif event["event"] in ("warning", "waiting", "note"):
+            self._progress.console.print(f"    {name}: {event['text']}")
 
     def ends(self, name: str, status: str, seconds: float, summary: Mapping[str, Json]) -> None:
         if self._task is not None:
             self._progress.remove_task(self._task)
             self._task = None
-        self._progress.console.print(
-            f"  {name:<20} {status} in {seconds:.1f} s{_facts(summary)}", markup=False, highlight=False
-        )
+        self._progress.console.print(f"  {name:<20} {status} in {seconds:.1f} s{_facts(summary)}")
 
     def close(self) -> None:
         self._progress.stop()

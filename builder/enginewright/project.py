@@ -77,8 +77,18 @@ def find_project(start: Path, *, environment: Mapping[str, str] = os.environ) ->
     start = start.resolve()
     for root in (start, *start.parents):
         if (root / "recipes").is_dir():
-            return Project(root, root / Path(environment.get(STORE_VARIABLE) or ".enginewright").expanduser())
+            return Project(root, root / _store_of(environment))
     raise UsageError(
         f"there is no project here: neither {start} nor a folder above it has a folder 'recipes'",
         hint="`enginewright init` makes a project with a recipe that builds",
     )
+
+
+def _store_of(environment: Mapping[str, str]) -> Path:
+    written = environment.get(STORE_VARIABLE) or ".enginewright"
+    try:
+        return Path(written).expanduser()
+    except RuntimeError:
+        raise UsageError(
+            f"{STORE_VARIABLE} is '{written}', and there is no such home folder", hint="write the path out"
+        ) from None

@@ -6,6 +6,7 @@ The key is the sha256 of the canonical JSON of `Ingredients`; nothing else decid
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
@@ -15,6 +16,7 @@ from enginewright_runtime.canonical import Json, canonical_bytes, sha256_hex
 __all__ = ["RECORD_FORMAT", "Artifact", "Ingredients", "Record"]
 
 RECORD_FORMAT = 1  # 1: first
+_DIGEST = re.compile(r"[0-9a-f]{64}")
 
 
 @dataclass(frozen=True)
@@ -110,8 +112,10 @@ class Record:
                 warnings=tuple(content["warnings"]),
                 provisional=content["provisional"],
             )
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
+        except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
             raise StoreError(f"not a step record: {error}") from error
+        if not all(isinstance(item.digest, str) and _DIGEST.fullmatch(item.digest) for item in record.outputs.values()):
+            raise StoreError("the record was altered: an output's digest is no sha256")
         if record.key != content["key"]:
             raise StoreError("the record was altered: its key is not that of what it lists")
         return record

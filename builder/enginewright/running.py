@@ -51,6 +51,10 @@ class RunningStep:
     def progress(self, done: int, total: int, note: str = "") -> None:
         self.tell({"event": "progress", "done": done, "total": total, "note": note})
 
+    def say(self, sentence: str) -> None:
+        """Something worth a line of its own while the step runs, as the result of an epoch."""
+        self.tell({"event": "note", "text": sentence})
+
     def warn(self, sentence: str) -> None:
         """Say something that the user should know though the step succeeds. It is kept in the record."""
         self.tell({"event": "warning", "text": sentence})

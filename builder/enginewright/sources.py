@@ -7,6 +7,7 @@ byte rebuilds what used it.
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -132,13 +133,32 @@ def _how_to_get(label: str, recipe: Recipe) -> str:
 
 
 def _digest_of_tree(folder: Path) -> str:
-    """One digest for a folder: of the relative names and digests of all its files. Hidden files do not count."""
-    files: dict[str, Json] = {
-        path.relative_to(folder).as_posix(): sha256_file(path)
-        for path in sorted(folder.rglob("*"))
-        if path.is_file() and not any(part.startswith(".") for part in path.relative_to(folder).parts)
-    }
+    """One digest for a folder: of the relative names and digests of all its files, those behind links included.
+
+    Hidden files do not count.
+    """
+    files: dict[str, Json] = {_spelled(path.relative_to(folder)): sha256_file(path) for path in _files_below(folder)}
     return sha256_hex(canonical_bytes(files))
+
+
+def _files_below(folder: Path) -> Iterator[Path]:
+    seen: set[str] = set()
+    for place, folders, names in os.walk(folder, followlinks=True):
+        real = os.path.realpath(place)
+        if real in seen:
+            folders.clear()  # a link that leads back up: its files have been counted
+            continue
+        seen.add(real)
+        folders[:] = sorted(name for name in folders if not name.startswith("."))
+        for name in sorted(names):
+            path = Path(place, name)
+            if not name.startswith(".") and path.is_file():
+                yield path
+
+
+def _spelled(path: Path) -> str:
+    """A name as text, also where its bytes are not UTF-8."""
+    return path.as_posix().encode("utf-8", "backslashreplace").decode("utf-8")
 
 
 def _strings(where: str, value: object) -> Iterator[tuple[str, str]]:

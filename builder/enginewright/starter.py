@@ -24,6 +24,7 @@ STARTER_FILES: Final = MappingProxyType(
         "recipes/starter/model.py": "recipes/starter/model.py.txt",
         "recipes/starter/starter.safetensors": "recipes/starter/starter.safetensors",
         "recipes/starter/train.py": "recipes/starter/train.py.txt",
+        "targets/cpu-two-threads.yaml": "targets/cpu-two-threads.yaml",
     }
 )
 

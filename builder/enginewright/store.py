@@ -67,17 +67,18 @@ class Store:
         except FileNotFoundError:
             return "is missing"
         except OSError as error:
-            raise StoreError(
-                f"cannot read {path}: {error.strerror}", hint="check the disk and the permissions"
-            ) from error
+            raise _cannot_read(path, error) from error
         return "is damaged (its bytes do not have the recorded digest)"
 
     def record(self, key: str) -> Record | None:
         """The record of a step, or None where there is none, or none that can be trusted (the step then runs again)."""
+        path = self.root / "steps" / f"{key}.json"
         try:
-            record = Record.from_bytes((self.root / "steps" / f"{key}.json").read_bytes())
+            record = Record.from_bytes(path.read_bytes())
         except (FileNotFoundError, NotADirectoryError, StoreError):
             return None
+        except OSError as error:
+            raise _cannot_read(path, error) from error
         return record if record.key == key else None
 
     def add(self, path: Path, *, kind: str) -> Artifact:
@@ -105,10 +106,13 @@ class Store:
 
     def last_build(self, name: str) -> Mapping[str, str]:
         """Step name -> key of the last build called `name`; empty where there was none."""
+        path = self.root / "builds" / f"{name}.json"
         try:
-            keys = json.loads((self.root / "builds" / f"{name}.json").read_bytes())
-        except (FileNotFoundError, NotADirectoryError, ValueError):
+            keys = json.loads(path.read_bytes())
+        except (FileNotFoundError, NotADirectoryError, ValueError, RecursionError):
             return {}
+        except OSError as error:
+            raise _cannot_read(path, error) from error
         return {str(step): str(key) for step, key in keys.items()} if isinstance(keys, dict) else {}
 
     def note_build(self, name: str, keys: Mapping[str, str]) -> None:
@@ -140,11 +144,13 @@ class Store:
         with self._locked(_STORE_LOCK, fcntl.LOCK_SH, None):
             yield
 
-    def sweep(self, keep: set[str]) -> Swept:
-        """Remove every record whose key is not in `keep`, and every object that no remaining record names. Waits for
-        running builds.
+    def sweep(self, *, on_wait: Callable[[], None] | None = None) -> Swept:
+        """Remove every record that is not of some recipe's last build, and every object that no remaining record names.
+
+        Waits for running builds, and calls `on_wait` once where it has to: what they finish is kept.
         """
-        with self._locked(_STORE_LOCK, fcntl.LOCK_EX, None):
+        with self._locked(_STORE_LOCK, fcntl.LOCK_EX, on_wait), self.writing():
+            keep = {key for keys in self.builds().values() for key in keys.values()}
             records = 0
             used: set[str] = set()
             for path in sorted((self.root / "steps").glob("*.json")):
@@ -156,9 +162,12 @@ class Store:
                     used.update(artifact.digest for artifact in record.outputs.values())
             objects, freed = 0, 0
             for path in sorted((self.root / "objects").glob("*/*")):
-                if path.parent.name + path.name not in used:
+                if path.parent.name + path.name not in used and not path.is_dir():
                     freed += path.stat().st_size
                     objects += 1
+                    path.unlink()
+            for folder in ("steps", "builds"):  # a write that was killed
+                for path in (self.root / folder).glob(".*.partial"):
                     path.unlink()
             for path in (self.root / "locks").glob("*"):
                 if path.name != _STORE_LOCK:  # nobody can hold another: every build holds the store's own lock first
@@ -186,7 +195,10 @@ class Store:
                     f"the store {self.root} cannot be written: {error.strerror}",
                     hint="make it writable, or name another folder with ENGINEWRIGHT_STORE",
                 ) from error
-            raise
+            raise StoreError(
+                f"the store {self.root} cannot be used: {error.filename or 'it'}: {error.strerror}",
+                hint=f"move away what is there, or name another folder with ENGINEWRIGHT_STORE, which is now {self.root}",
+            ) from error
 
     @contextmanager
     def _locked(self, name: str, mode: int, on_wait: Callable[[], None] | None) -> Iterator[None]:
@@ -205,3 +217,9 @@ class Store:
         finally:
             with suppress(OSError):
                 os.close(descriptor)
+
+
+def _cannot_read(path: Path, error: OSError) -> StoreError:
+    return StoreError(
+        f"cannot read {path}: {error.strerror}", hint="check the disk and the permissions, or remove it and build again"
+    )

@@ -51,13 +51,14 @@ def build_table(job: Job, result: BuildResult) -> str:
         old, new = (content["latency_ns"][name][percentile] for name in ("reference", "engine"))
         if old is not None and new is not None:
             # The ratio of two p99 is mostly noise: it is not printed.
-            ratio = f"{old / new:.2f} times faster" if percentile == "p50" else ""
+            ratio = _ratio(old, new, "faster", "slower") if percentile == "p50" else ""
             rows.append((f"latency {percentile}", f"{old / 1e6:.3f} ms", f"{new / 1e6:.3f} ms", ratio))
-    rows.append(_ratio_row("size", content["size_bytes"], _MIB, "MiB", "smaller"))
-    rows.append(_ratio_row("MACs", content["macs"], 1e6, "M", "fewer"))
+    rows.append(_ratio_row("size", content["size_bytes"], _MIB, "MiB", ("smaller", "larger")))
+    rows.append(_ratio_row("MACs", content["macs"], 1e6, "M", ("fewer", "more")))
     reused = sum(step.status == "reused" for step in result.steps)
+    built = len(result.steps) - reused
     lines = [
-        f"{job.recipe.name} for {job.target.name}: {len(result.steps) - reused} steps built, {reused} reused",
+        f"{job.recipe.name} for {job.target.name}: {built} step{'' if built == 1 else 's'} built, {reused} reused",
         "",
         *_table(rows),
         "",
@@ -116,15 +117,18 @@ def why_text(found: Sequence[Freshness]) -> str:
 
 
 def _ratio_row(
-    word: str, pair: Mapping[str, float], unit: float, name: str, comparison: str
+    word: str, pair: Mapping[str, float], unit: float, name: str, comparison: tuple[str, str]
 ) -> tuple[str, str, str, str]:
     old, new = pair["reference"], pair["engine"]
-    return (
-        word,
-        f"{old / unit:.2f} {name}",
-        f"{new / unit:.2f} {name}",
-        f"{old / new:.2f} times {comparison}" if new else "",
-    )
+    return (word, f"{old / unit:.2f} {name}", f"{new / unit:.2f} {name}", _ratio(old, new, *comparison))
+
+
+def _ratio(old: float, new: float, better: str, worse: str) -> str:
+    if old == new:
+        return "unchanged"
+    if not old or not new:
+        return ""
+    return f"{old / new:.2f} times {better}" if new < old else f"{new / old:.2f} times {worse}"
 
 
 def _table(rows: Sequence[tuple[str, ...]]) -> list[str]:
@@ -134,6 +138,6 @@ def _table(rows: Sequence[tuple[str, ...]]) -> list[str]:
         + "  ".join(
             cell.ljust(width) if column == 0 else cell.rjust(width)
             for column, (cell, width) in enumerate(zip(row, widths, strict=True))
-        )
+        ).rstrip()
         for row in rows
     ]

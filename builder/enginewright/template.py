@@ -67,6 +67,8 @@ def render(
         compiled = sandbox.from_string(tree)
     except TemplateSyntaxError as error:
         _refuse(label, error.lineno, f"the template does not parse: {error.message}")
+    except RecursionError:
+        _refuse(label, None, "the template does not parse: an expression in it is nested too deep")
     for name in settings:
         if name not in used:
             meant = did_you_mean(name, sorted(used), otherwise="It uses")

@@ -4,15 +4,19 @@ user's traceback.
 
 from __future__ import annotations
 
+import errno
 import importlib
+import os
 import sys
 import traceback
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from functools import partial
+from importlib.machinery import EXTENSION_SUFFIXES, SOURCE_SUFFIXES, ExtensionFileLoader, FileFinder, SourceFileLoader
 from pathlib import Path
 from typing import Any
 
-from enginewright.errors import UserCodeError
+from enginewright.errors import NoSpace, UserCodeError
 from enginewright_runtime.errors import EnginewrightError
 
 __all__ = ["call_factory", "users"]
@@ -28,6 +32,7 @@ def call_factory(description: Mapping[str, Any], code_folder: Path) -> Any:
     """
     module_name, _, name = description["factory"].partition(":")
     if str(code_folder) not in sys.path:
+        sys.path_hooks.insert(0, partial(_sources_only, code_folder))
         sys.path.insert(0, str(code_folder))
     with users(f"importing {module_name}.py of {code_folder}"):
         module = importlib.import_module(module_name)
@@ -44,14 +49,34 @@ def call_factory(description: Mapping[str, Any], code_folder: Path) -> Any:
         return factory(**description["arguments"])
 
 
+class _FreshLoader(SourceFileLoader):
+    """Compiles a module from its source, always. Python takes a compiled file for current when the size and the second
+    of its source are the same; an edit within that second would run as what it was before, under the key of what it is.
+    """
+
+    def path_stats(self, path: str) -> Mapping[str, Any]:
+        raise OSError(errno.ENOENT, os.strerror(errno.ENOENT), path)  # no compiled file is looked for, or written
+
+
+def _sources_only(code_folder: Path, path: str) -> FileFinder:
+    if not Path(path).is_relative_to(code_folder):
+        raise ImportError(f"{path} is not in {code_folder}")
+    return FileFinder(path, (ExtensionFileLoader, EXTENSION_SUFFIXES), (_FreshLoader, SOURCE_SUFFIXES))
+
+
 @contextmanager
 def users(doing: str) -> Iterator[None]:
     """Whatever the block raises is the fault of the recipe's own code, and is reported as such."""
     try:
         yield
-    except EnginewrightError:
+    except (EnginewrightError, MemoryError):
         raise
     except (Exception, SystemExit) as error:
+        if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise NoSpace(
+                f"{doing}: no space left on the disk: {error.filename or 'of its output'}",
+                hint="free some space (the folder for temporary files included) and build again",
+            ) from error
         frames = traceback.extract_tb(error.__traceback__)
         theirs = [
             frame for frame in frames if Path(frame.filename).parent != _OURS and "importlib" not in frame.filename

@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TextIO
 
-from enginewright.errors import DataError, NoSpace, StoreError
+from enginewright.errors import DataError, NoSpace, StepFailed, StoreError
 from enginewright.record import Ingredients, Record
 from enginewright.running import Outcome, RunningStep
 from enginewright.sources import Source, place_sources
@@ -150,8 +150,11 @@ def main() -> int:
     """Run the step whose spec comes on standard input; tell events on what was standard output."""
     events = os.fdopen(os.dup(1), "w", encoding="utf-8", buffering=1)
     os.dup2(2, 1)  # what the recipe's code prints must not end up between the events
-    spec = Spec.from_json(json.loads(sys.stdin.readline()))
-    threading.Thread(target=_leave_with_parent, daemon=True).start()
+    asked = os.fdopen(os.dup(0), encoding="utf-8")
+    with Path(os.devnull).open("rb") as nothing:  # the recipe's code must not wait for an answer, or close what we read
+        os.dup2(nothing.fileno(), 0)
+    spec = Spec.from_json(json.loads(asked.readline()))
+    threading.Thread(target=_leave_with_parent, args=(asked,), daemon=True).start()
     os.chdir(spec.project)
     # Official builds of ONNX Runtime report home unless they are told not to before they are loaded.
     os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
@@ -159,19 +162,31 @@ def main() -> int:
         record = run_step(spec, tell=lambda event: _write(events, event))
     except KeyboardInterrupt:
         return ExitCode.INTERRUPTED
-    except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
-            return _fail(events, error)
-        return _fail(
-            events,
-            NoSpace(
-                f"no space left on the disk: {error.filename or spec.store}", hint="free some space and build again"
-            ),
-        )
     except Exception as error:  # the boundary of the process: told to the parent, never dropped
-        return _fail(events, error)
+        return _fail(events, _explained(error, spec.store))
     _write(events, {"event": "done", "key": record.key})
     return ExitCode.OK
+
+
+def _explained(error: Exception, store: Path) -> Exception:
+    """What the machine refused, as an error that says what to do; any other error as it is."""
+    number = error.errno if isinstance(error, OSError) else None
+    place = str(getattr(error, "filename", None) or store)
+    # safetensors, torch and ONNX Runtime have errors of their own, which quote the operating system.
+    quoted = not isinstance(error, EnginewrightError) and os.strerror(errno.ENOSPC) in str(error)
+    if number in (errno.ENOSPC, errno.EDQUOT) or quoted:
+        return NoSpace(f"no space left on the disk: {place}", hint="free some space and build again")
+    if isinstance(error, MemoryError):
+        return StepFailed(
+            f"the memory of this machine is not enough: {error}".rstrip(": "),
+            hint="give the machine more memory, or make batches or samples smaller",
+        )
+    if isinstance(error, OSError) and Path(place).is_relative_to(store):
+        return StoreError(
+            f"the store cannot be used: {place}: {error.strerror}",
+            hint="was the store removed while the build ran? Build again",
+        )
+    return error
 
 
 def _fail(events: TextIO, error: Exception) -> int:
@@ -192,9 +207,9 @@ def _write(events: TextIO, event: Mapping[str, Json]) -> None:
     events.flush()
 
 
-def _leave_with_parent() -> None:
+def _leave_with_parent(asked: TextIO) -> None:
     """Standard input ends when the parent is gone, even where it was killed. Then nobody waits for this step."""
-    sys.stdin.read()
+    asked.read()
     os._exit(ExitCode.INTERRUPTED)
 
 

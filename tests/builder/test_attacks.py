@@ -5,13 +5,11 @@ that does what code should not. Every answer names the place and the fix, and no
 from __future__ import annotations
 
 import errno
-import json
 import os
+import signal
 import subprocess
 import sys
 import threading
-import time
-from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -19,7 +17,7 @@ from typing import Any
 import numpy as np
 import pytest
 from tests.builder.lone_stage import DATA, LoneStage, Samples, model_of
-from tests.tiny_project import TinyProject
+from tests.tiny_project import TinyProject, Waiter
 
 from enginewright.build import _deliver  # what is attacked here needs no build of its own
 from enginewright.datasets import Split, class_names
@@ -392,3 +390,60 @@ def test_a_network_that_onnxsim_cannot_take_is_the_users_to_mend(lone: LoneStage
 def test_no_space_is_found_under_the_words_of_other_libraries(tmp_path: Path) -> None:
     with pytest.raises(NoSpace), users("writing"):
         raise OSError(errno.ENOSPC, "No space left on device")
+
+
+def test_two_ctrl_c_end_like_one(tiny: TinyProject, wait_for_line: Waiter) -> None:
+    process = tiny.start("build", "tiny", "--target", "cpu")
+    wait_for_line(process, "[1/15]")
+    os.killpg(process.pid, signal.SIGINT)
+    wait_for_line(process, "interrupted")
+    process.send_signal(signal.SIGINT)
+    process.communicate(timeout=30)
+    assert process.returncode == 130
+    assert not list(tiny.root.rglob("*.partial"))
+
+
+def test_a_template_nested_without_end_is_the_recipes_fault(tiny: TinyProject) -> None:
+    tiny.edit("tiny.yaml", "epochs: 1", "epochs: {{ " + "(" * 5000 + "1" + ")" * 5000 + " }}")
+    finished = tiny.run("plan", "tiny", "--target", "cpu")
+    assert finished.code == 2
+    assert "nested too deep" in finished.err
+
+
+def test_an_onnx_input_that_is_a_sequence_is_refused(lone: LoneStage, tmp_path: Path) -> None:
+    import onnx
+    from onnx import TensorProto, helper
+
+    graph = helper.make_graph(
+        [helper.make_node("ConcatFromSequence", ["image"], ["scores"], axis=0)],
+        "g",
+        [helper.make_tensor_sequence_value_info("image", TensorProto.FLOAT, ["batch", 4])],
+        [helper.make_tensor_value_info("scores", TensorProto.FLOAT, [None, 4])],
+    )
+    network = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=9)
+    onnx.save(network, tmp_path / "list.onnx")
+    with pytest.raises(DataError, match="'image' is no tensor: sequence"):
+        lone.run("import_onnx", {"model": model_of([4])}, onnx=tmp_path / "list.onnx")
+
+
+def test_names_for_other_classes_than_the_network_has_are_warned_of(lone: LoneStage, tmp_path: Path) -> None:
+    import onnx
+    from onnx import TensorProto, helper
+
+    graph = helper.make_graph(
+        [helper.make_node("Relu", ["image"], ["scores"])],
+        "g",
+        [helper.make_tensor_value_info("image", TensorProto.FLOAT, ["batch", 4])],
+        [helper.make_tensor_value_info("scores", TensorProto.FLOAT, ["batch", 4])],
+    )
+    network = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=9)
+    onnx.save(network, tmp_path / "net.onnx")
+    lone.data(test=Samples(8, (4,)), classes=("stop", "go"))
+    made = lone.run(
+        "compile",
+        {"backend": "onnxruntime", "settings": {}, "requires": backend("onnxruntime").requires()},
+        network=tmp_path / "net.onnx",
+    )
+    parameters = {"model": model_of([4]), "metric": {"name": "top1"}, "data": DATA}
+    ran = lone.run("evaluate", parameters, engine=made.output("engine"), entry=made.output("entry"))
+    assert ran.warnings() == ["the data names 2 classes and the network has 4: the report gives numbers"]

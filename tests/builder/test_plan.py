@@ -19,7 +19,7 @@ SOURCES = Sources({"code/data.py": Source("c" * 64, "data.py")}, {"weights": Sou
 
 def plan_of(settings: dict[str, float], *, dialect: str = "onnxruntime-x86-vnni", fingerprint: str = "f" * 64) -> Plan:
     recipe = load_recipe(TINY / "tiny.yaml", target=CPU, settings=settings, environment={})
-    host = HostFacts(dialect, {"onnxruntime": "1.31.1"}, fingerprint)
+    host = HostFacts(dialect, {"onnxruntime": "1.31.1"}, "float32", fingerprint)
     return make_plan(recipe, CPU, sources=SOURCES, host=host)
 
 

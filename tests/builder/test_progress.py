@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Iterator
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -104,24 +104,33 @@ class Terminal(io.StringIO):
 
 
 @pytest.fixture
-def terminal(monkeypatch: pytest.MonkeyPatch) -> Iterator[Terminal]:
-    """Standard error is a terminal of 100 columns."""
-    terminal = Terminal()
-    for name in ("NO_COLOR", "TERM", "FORCE_COLOR", "TTY_COMPATIBLE", "TTY_INTERACTIVE"):
-        monkeypatch.delenv(name, raising=False)
-    monkeypatch.setenv("COLUMNS", "100")
-    monkeypatch.setattr("sys.stderr", terminal)
-    return terminal
+def attach(monkeypatch: pytest.MonkeyPatch) -> Callable[[], Terminal]:
+    """Makes standard error a terminal of 100 columns; called in the test, after pytest has put its own there."""
+
+    def to_terminal() -> Terminal:
+        terminal = Terminal()
+        for name in ("NO_COLOR", "FORCE_COLOR", "TTY_COMPATIBLE", "TTY_INTERACTIVE"):
+            monkeypatch.delenv(name, raising=False)
+        monkeypatch.setenv("TERM", "xterm")
+        monkeypatch.setenv("COLUMNS", "100")
+        monkeypatch.setattr("sys.stderr", terminal)
+        return terminal
+
+    return to_terminal
 
 
-def test_a_log_gets_plain_lines_and_a_terminal_a_live_one(terminal: Terminal) -> None:
+def test_a_log_gets_plain_lines_and_a_terminal_a_live_one(attach: Callable[[], Terminal]) -> None:
+    terminal = attach()
     assert isinstance(watch(io.StringIO()), PlainWatch)
     live = watch(terminal)
     live.close()
     assert isinstance(live, RichWatch)
 
 
-def test_on_a_terminal_finished_steps_and_warnings_stay(terminal: Terminal, capsys: pytest.CaptureFixture[str]) -> None:
+def test_on_a_terminal_finished_steps_and_warnings_stay_and_standard_output_gets_nothing(
+    attach: Callable[[], Terminal], capsys: pytest.CaptureFixture[str]
+) -> None:
+    terminal = attach()
     live = RichWatch()
     live.begins("reference/export", 2, 15, ("it was never built",))
     live.event("reference/export", progress(1, 4, "epoch 1/2"))
@@ -135,7 +144,8 @@ def test_on_a_terminal_finished_steps_and_warnings_stay(terminal: Terminal, caps
 
 
 @pytest.mark.parametrize("text", ["keep changed: [] -> [/head]", "[red]file[/red] [bold", "[link=x]y", ":smile: [0]"])
-def test_brackets_in_what_is_shown_are_no_markup(text: str, terminal: Terminal) -> None:
+def test_brackets_in_what_is_shown_are_no_markup(text: str, attach: Callable[[], Terminal]) -> None:
+    terminal = attach()
     live = RichWatch()
     live.begins("[b]step[/b]", 1, 2, (text,))
     live._progress.refresh()
@@ -148,7 +158,8 @@ def test_brackets_in_what_is_shown_are_no_markup(text: str, terminal: Terminal) 
     assert "[b]step[/b]" in terminal.getvalue()
 
 
-def test_an_event_of_a_step_that_has_not_begun_is_no_error(terminal: Terminal) -> None:
+def test_an_event_of_a_step_that_has_not_begun_is_no_error(attach: Callable[[], Terminal]) -> None:
+    attach()
     live = RichWatch()
     live.event("import", progress(1, 2))
     live.close()

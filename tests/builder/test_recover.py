@@ -62,7 +62,8 @@ class Recoverer:
         shape = changed.pop("shape", SHAPE)
         parameters = {
             "model": model_of(shape), "metric": self.metric, "data": DATA,
-            "epochs": 1, "learning_rate": 0.01, "batch_size": 16, "weight_decay": 0.0, "seed": 0, "distill": None, **changed,
+            "epochs": 1, "learning_rate": 0.01, "batch_size": 16, "weight_decay": 0.0, "seed": 0,
+            "distill": None, "precision": "float32", **changed,
         }  # fmt: skip
         return self.lone.run(
             "recover",
@@ -73,9 +74,7 @@ class Recoverer:
 
 
 @pytest.fixture
-def recoverer(lone: LoneStage, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Recoverer:
-    """Everything in float32, so that the figures are those of the formulas."""
-    monkeypatch.setattr("enginewright.stages.recover.instruction_sets", lambda: ())
+def recoverer(lone: LoneStage, tmp_path: Path) -> Recoverer:
     return Recoverer(lone, tmp_path)
 
 
@@ -115,11 +114,8 @@ def test_a_network_that_lost_its_head_learns_again_and_the_summary_says_how_well
     assert not ran.warnings()
 
 
-def test_on_bfloat16_units_the_weights_stay_float32_and_learn_as_well(
-    recoverer: Recoverer, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("enginewright.stages.recover.instruction_sets", lambda: ("amx_bf16",))
-    ran = recoverer.run(seeded(), epochs=6, learning_rate=0.05)
+def test_in_bfloat16_the_weights_stay_float32_and_learn_as_well(recoverer: Recoverer) -> None:
+    ran = recoverer.run(seeded(), epochs=6, learning_rate=0.05, precision="bfloat16")
     assert {value.dtype for value in weights(ran).values()} == {torch.float32}
     assert ran.outcome.summary["best"] > 0.9
 

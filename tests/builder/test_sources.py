@@ -110,6 +110,17 @@ def test_a_folder_is_its_files_with_their_names(change: str, project: Project) -
     assert digests(gather(project))["data.arguments.root"] != before
 
 
+def test_files_behind_a_linked_folder_count_and_a_link_that_leads_back_ends(project: Project, tmp_path: Path) -> None:
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    (elsewhere / "3.png").write_bytes(b"third")
+    (project.root / "images" / "linked").symlink_to(elsewhere)
+    (elsewhere / "back").symlink_to(project.root / "images")
+    before = digests(gather(project))["data.arguments.root"]
+    (elsewhere / "3.png").write_bytes(b"changed")
+    assert digests(gather(project))["data.arguments.root"] != before
+
+
 def test_hidden_files_empty_folders_and_text_beside_the_code_do_not_count(project: Project) -> None:
     before = digests(gather(project))
     (project.root / "images" / ".DS_Store").write_bytes(b"x")

@@ -1,7 +1,7 @@
 """The stages of a build, as one table: what each consumes and produces, and whose versions its result depends on.
 
 Nothing heavy is imported here, so that planning stays quick: `Stage.module` is imported in the process that runs the
-step. Each of those modules has one function `run(step: RunningStep) -> Summary`.
+step. Each of those modules has one function `run(step: RunningStep) -> Outcome`.
 """
 
 from __future__ import annotations
@@ -51,7 +51,8 @@ STAGES: Mapping[str, Stage] = {
         1,
         _module("recover"),
         {"checkpoint": "checkpoint", "curve": "curve"},
-        consumes={"checkpoint": ("checkpoint",), "teacher": ("checkpoint",)},
+        consumes={"checkpoint": ("checkpoint",)},
+        optional={"teacher": ("checkpoint",)},
         tools=_TORCH,
     ),
     "export": Stage(

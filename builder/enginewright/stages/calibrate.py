@@ -5,7 +5,6 @@ number.
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Iterator, Mapping
 
 import onnx
@@ -16,6 +15,7 @@ from enginewright.graph.qdq import tensors_to_calibrate
 from enginewright.graph.ranges import calibrate
 from enginewright.running import Outcome, RunningStep
 from enginewright.signature import Array
+from enginewright_runtime.host import usable_cores
 
 __all__ = ["run"]
 
@@ -46,6 +46,6 @@ def run(step: RunningStep) -> Outcome:
 
     network = onnx.load(step.inputs["network"])
     tensors = tensors_to_calibrate(network)
-    scales = calibrate(network, tensors, batches(), method=method, threads=os.cpu_count() or 1)
+    scales = calibrate(network, tensors, batches(), method=method, threads=usable_cores())
     step.output("scales").write_text(json.dumps(scales.to_json()))
     return Outcome({"method": method, "samples": wanted, "tensors": len(tensors)})

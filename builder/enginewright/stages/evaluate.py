@@ -67,7 +67,12 @@ def run(step: RunningStep) -> Outcome:
     step.output("golden").write_bytes(golden.to_bytes())
     step.output("outputs").write_bytes(write_npz({name: np.concatenate(values) for name, values in collected.items()}))
     score = metric.score()
-    evaluation = _evaluation(metric, score, done, class_names(data), comparison if reference is not None else None)
+    names = class_names(data)
+    if names is not None and score.confusion is not None and len(names) != len(score.confusion):
+        step.warn(
+            f"the data names {len(names)} classes and the network has {len(score.confusion)}: the report gives numbers"
+        )
+    evaluation = _evaluation(metric, score, done, names, comparison if reference is not None else None)
     step.output("evaluation").write_text(json.dumps(evaluation))
     return Outcome({"metric": metric.name, "accuracy": round(score.value, 5), "samples": done})
 

@@ -62,6 +62,12 @@ def _check_signature(network: onnx.ModelProto, signature: Signature) -> None:
             hint="correct model.outputs",
         )
     for name, spec in signature.inputs.items():
+        if not inputs[name].type.HasField("tensor_type"):
+            found = inputs[name].type.WhichOneof("value") or "nothing"
+            raise DataError(
+                f"the network's input '{name}' is no tensor: {found.removesuffix('_type')}",
+                hint="export a network that takes tensors",
+            )
         dtype = onnx.helper.tensor_dtype_to_np_dtype(inputs[name].type.tensor_type.elem_type).name
         if dtype != spec.dtype:
             raise DataError(

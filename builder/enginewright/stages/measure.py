@@ -5,34 +5,40 @@ decided or the cap is reached.
 from __future__ import annotations
 
 import json
+from contextlib import closing
 from pathlib import Path
 
+from enginewright.errors import StepFailed
 from enginewright.running import Outcome, RunningStep
-from enginewright.signature import Signature
+from enginewright_runtime.backends import Array, backend
 from enginewright_runtime.budget import Evidence, Verdict, judge, overall
+from enginewright_runtime.golden import golden_from_bytes, one_sample
+from enginewright_runtime.host import fingerprint, fingerprint_id
 from enginewright_runtime.measure import EngineToMeasure, Measuring
-from enginewright_runtime.npz import read_npz
 from enginewright_runtime.stats import percentile
 
-__all__ = ["CHUNK", "ROUNDS", "run"]
+__all__ = ["run"]
 
-ROUNDS = 40
-CHUNK = 5
 _MEASURED_BUDGETS = ("latency_p50_ms", "latency_p99_ms", "memory_mib")
 
 
 def run(step: RunningStep) -> Outcome:
     looks: list[int] = step.parameters["looks"]
     limits = {name: limit for name, limit in step.parameters["budget"].items() if name in _MEASURED_BUDGETS}
-    signature = Signature.from_json(step.parameters["model"])
-    golden = read_npz(step.inputs["golden"].read_bytes())
-    inputs = {name: golden[f"input.{name}"][: signature.batch_size(1)] for name in signature.inputs}
+    if fingerprint_id(fingerprint()) != step.parameters["host"]:
+        raise StepFailed(
+            "the build was planned on another host, and a measurement taken here would pass for one of that host",
+            hint="run the build where it is to be measured",
+        )
     engines = {
         "reference": _engine(step.inputs["reference_engine"], step.inputs["reference_entry"]),
         "engine": _engine(step.inputs["engine"], step.inputs["entry"]),
     }
+    inputs = _sample(step, engines["engine"])
     verdict = Verdict.INCONCLUSIVE
-    with Measuring(engines, inputs, rounds=ROUNDS, chunk=CHUNK, seed=0) as measuring:
+    with Measuring(
+        engines, inputs, rounds=step.parameters["rounds"], chunk=step.parameters["chunk"], seed=0
+    ) as measuring:
         done = 0
         for look in looks:
             while done < look:
@@ -54,6 +60,13 @@ def run(step: RunningStep) -> Outcome:
     return Outcome(
         {"sessions": done, "samples": len(pooled), "p50_ms": percentile(pooled, 50) / 1e6}, provisional=undecided
     )
+
+
+def _sample(step: RunningStep, engine: EngineToMeasure) -> dict[str, Array]:
+    """One real sample, as a camera would give it."""
+    golden = golden_from_bytes(step.inputs["golden"].read_bytes())
+    with closing(backend(engine.backend).open(engine.path.read_bytes(), engine.settings)) as opened:
+        return one_sample(golden.inputs, opened.inputs)
 
 
 def _engine(path: Path, entry: Path) -> EngineToMeasure:

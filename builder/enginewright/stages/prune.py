@@ -50,6 +50,7 @@ def run(step: RunningStep) -> Outcome:
     signature = Signature.from_json(parameters["model"])
     state, architecture = load_checkpoint(step.inputs["checkpoint"])
     network = make_network(parameters["model"], step.code_folder, state, architecture)
+    network.requires_grad_(requires_grad=True)  # layers that were frozen for training have an importance, too
     _check_kept(network, parameters["keep"])
     if parameters["importance"] == "taylor":
         _accumulate_gradients(network, signature, step)

@@ -14,6 +14,7 @@ from enginewright.datasets import load_data, load_split
 from enginewright.graph.dialects import DIALECTS
 from enginewright.graph.fidelity import signal_to_noise
 from enginewright.graph.layers import layers, layers_to_json
+from enginewright.graph.placement import place
 from enginewright.graph.qdq import quantize
 from enginewright.graph.ranges import Scales
 from enginewright.running import Outcome, RunningStep
@@ -29,8 +30,10 @@ def run(step: RunningStep) -> Outcome:
     name, keep_float = step.parameters["dialect"], step.parameters["keep_float"]
     network = onnx.load(step.inputs["network"])
     scales = Scales.from_json(json.loads(step.inputs["scales"].read_bytes()))
-    quantized = quantize(network, scales, DIALECTS[name], keep_float=tuple(str(pattern) for pattern in keep_float))
+    quantized = quantize(network, scales, DIALECTS[name], keep_float=keep_float)
     onnx.save(quantized, step.output("quantized"))
+    for layer, reason in place(network, DIALECTS[name], keep_float=keep_float).kept_float.items():
+        step.warn(f"the layer {layer} stays float: {reason}")
     split = load_split(load_data(step), "calibration", step)
 
     def batches() -> Iterator[Mapping[str, Array]]:

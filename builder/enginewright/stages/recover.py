@@ -2,7 +2,7 @@
 epoch by validation wins.
 
 AdamW with a linear warm-up and a cosine schedule. Where the CPU has bfloat16 matrix units the forward and backward
-passes use them (autocast), with the weights in float32: about three times as fast there; elsewhere everything is
+passes use them (autocast), with the weights in float32; elsewhere everything is
 float32.
 """
 
@@ -22,7 +22,6 @@ from enginewright.metrics import make_metric
 from enginewright.networks import class_labels, outputs_of, to_tensors
 from enginewright.running import Outcome, RunningStep
 from enginewright.signature import Signature
-from enginewright_runtime.host import instruction_sets
 
 if TYPE_CHECKING:
     import torch
@@ -38,6 +37,7 @@ _VALIDATION_BATCH = 64
 class Distillation:
     """`weight` is the share of the loss that asks for the teacher's softened scores; the rest asks for the labels."""
 
+    teacher: nn.Module
     temperature: float
     weight: float
 
@@ -47,14 +47,16 @@ def run(step: RunningStep) -> Outcome:
 
     parameters = step.parameters
     torch.manual_seed(parameters["seed"])
-    signature = Signature.from_json(parameters["model"])
     state, architecture = load_checkpoint(step.inputs["checkpoint"])
     student = make_network(parameters["model"], step.code_folder, state, architecture)
-    teacher = make_network(parameters["model"], step.code_folder, *load_checkpoint(step.inputs["teacher"]))
+    distillation = None
+    if parameters["distill"] is not None:
+        teacher = make_network(parameters["model"], step.code_folder, *load_checkpoint(step.inputs["teacher"]))
+        distillation = Distillation(_channels_last(teacher), **parameters["distill"])
     data = load_data(step)
     training, validation = load_split(data, "train", step), load_split(data, "validation", step)
     trainer = _Trainer(
-        student, teacher, signature, step, updates=parameters["epochs"] * -(-len(training) // parameters["batch_size"])
+        step, student, distillation, updates=parameters["epochs"] * -(-len(training) // parameters["batch_size"])
     )
     before = trainer.validate(validation)
     best, best_epoch = before, 0
@@ -63,6 +65,7 @@ def run(step: RunningStep) -> Outcome:
     for epoch in range(1, parameters["epochs"] + 1):
         loss = trainer.train(training, epoch=epoch)
         accuracy = trainer.validate(validation)
+        step.say(f"epoch {epoch} of {parameters['epochs']}: loss {loss:.3f}, validation {accuracy:.4f}")
         curve.append({"epoch": epoch, "loss": loss, "validation": accuracy})
         if accuracy > best:
             best, best_epoch = accuracy, epoch
@@ -80,17 +83,15 @@ class _Trainer:
     """One student with its optimizer and schedule; the same for every epoch."""
 
     def __init__(
-        self, student: nn.Module, teacher: nn.Module, signature: Signature, step: RunningStep, *, updates: int
+        self, step: RunningStep, student: nn.Module, distillation: Distillation | None, *, updates: int
     ) -> None:
         import torch
 
         self.parameters = step.parameters
-        self.student, self.teacher = _channels_last(student), _channels_last(teacher)
-        self.signature, self.step, self.updates, self.done = signature, step, updates, 0
+        self.signature = Signature.from_json(self.parameters["model"])
+        self.student, self.distillation = _channels_last(student), distillation
+        self.step, self.updates, self.done = step, updates, 0
         self.random = np.random.default_rng(self.parameters["seed"])
-        self.half = "amx_bf16" in instruction_sets()
-        distill = self.parameters["distill"]
-        self.distillation = None if distill is None else Distillation(**distill)
         decayed = [value for value in student.parameters() if value.ndim > 1]
         plain = [value for value in student.parameters() if value.ndim <= 1]  # biases and norms are not decayed
         self.optimizer = torch.optim.AdamW(
@@ -154,7 +155,7 @@ class _Trainer:
             return loss
         temperature, weight = self.distillation.temperature, self.distillation.weight
         with torch.no_grad():
-            wanted = softmax(self._scores(self.teacher, batch) / temperature, 1)
+            wanted = softmax(self._scores(self.distillation.teacher, batch) / temperature, 1)
         # The factor T^2 keeps the gradients' size independent of the temperature (Hinton et al. 2015, section 2).
         divergence = kl_div(log_softmax(scores / temperature, 1), wanted, reduction="sum")
         softened = divergence / labels.numel() * temperature**2
@@ -166,7 +167,7 @@ class _Trainer:
     def _outputs(self, network: nn.Module, batch: Batch) -> dict[str, torch.Tensor]:
         import torch
 
-        with torch.autocast("cpu", torch.bfloat16, enabled=self.half):
+        with torch.autocast("cpu", torch.bfloat16, enabled=self.parameters["precision"] == "bfloat16"):
             inputs = to_tensors(batch.inputs)
             last = {
                 name: value.to(memory_format=torch.channels_last) if value.ndim == 4 else value

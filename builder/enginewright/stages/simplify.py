@@ -25,7 +25,14 @@ def run(step: RunningStep) -> Outcome:
     import onnxsim
 
     exported = onnx.load(step.inputs["exported"])
-    simplified, _ = onnxsim.simplify(exported)
+    try:
+        simplified, _ = onnxsim.simplify(exported)
+    except Exception as error:  # onnxsim raises errors of many kinds, of ONNX Runtime's too
+        said = str(error).strip().partition("\n")[0]
+        raise DataError(
+            f"onnxsim cannot simplify the network: {said or type(error).__name__}",
+            hint="write it with operators of the standard ONNX domain",
+        ) from error
     simplified = normal_form(simplified)
     onnx.checker.check_model(simplified, full_check=True)
     difference = _difference(exported, simplified, Signature.from_json(step.parameters["model"]))
