@@ -29,7 +29,7 @@ from enginewright.store import Store
 from enginewright.target import Target, catalogue, load_target
 from enginewright.worker import Spec
 from enginewright_runtime.atomic import write_file
-from enginewright_runtime.canonical import Json, sha256_file
+from enginewright_runtime.canonical import Json, sha256_file, sha256_hex
 
 __all__ = ["BuildResult", "Job", "StepResult", "build", "examiner_of", "prepare"]
 
@@ -48,12 +48,21 @@ class Job:
 
     @property
     def name(self) -> str:
+        """What the files in dist/ are called."""
         return f"{self.recipe.name}-{self.target.name}"
+
+    @property
+    def build_name(self) -> str:
+        """What the store calls this build. A store outside the project may be shared, so there the project has a part in it."""
+        name = f"{self.recipe.name}@{self.target.name}"
+        if self.store.root.is_relative_to(self.project.root):
+            return name
+        return f"{name}@{sha256_hex(str(self.project.root).encode())[:12]}"
 
 
 @dataclass(frozen=True)
 class StepResult:
-    """`status` is "built" or "reused"; `seconds` are those of the run that made the result."""
+    """`status` is "built" or "reused"; the record is that of the run that made the result."""
 
     name: str
     status: str
@@ -81,7 +90,7 @@ def prepare(project: Project, recipe: str, target: str, *, settings: Mapping[str
 
 def examiner_of(job: Job) -> Examiner:
     """Decides about the job's steps, with the store's records and the versions installed here."""
-    last = job.store.last_build(job.name)
+    last = job.store.last_build(job.build_name)
     previous = {name: record for name, key in last.items() if (record := job.store.record(key)) is not None}
     return Examiner(job.plan, job.store.record, job.store.damage, version_of, previous)
 
@@ -105,7 +114,7 @@ def build(job: Job, *, watch: Watch) -> BuildResult:
     """
     examiner = examiner_of(job)
     results: list[StepResult] = []
-    keys: dict[str, str] = dict(job.store.last_build(job.name))
+    keys: dict[str, str] = dict(job.store.last_build(job.build_name))
     steps = job.plan.steps
     with ExitStack() as stack:
         for position, step in enumerate(steps, 1):
@@ -120,8 +129,8 @@ def build(job: Job, *, watch: Watch) -> BuildResult:
             watch.ends(step.name, result.status, result.record.seconds, result.record.summary)
             examiner.learn(step, result.record)
             results.append(result)
-            job.store.note_build(job.name, {**keys, **{done.name: done.record.key for done in results}})
-    job.store.note_build(job.name, {result.name: result.record.key for result in results})
+            job.store.note_build(job.build_name, {**keys, **{done.name: done.record.key for done in results}})
+    job.store.note_build(job.build_name, {result.name: result.record.key for result in results})
     packed = results[-1].record
     content = json.loads(_packed(job.store, packed.outputs["result"]))
     return BuildResult(tuple(results), content, _deliver(job, packed))

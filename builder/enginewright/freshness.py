@@ -10,7 +10,7 @@ from enginewright.record import Artifact, Ingredients, Record
 from enginewright.stages import STAGES
 from enginewright_runtime.canonical import Json
 
-__all__ = ["Examiner", "Freshness", "examine"]
+__all__ = ["Examiner", "Freshness", "examine", "unusable"]
 
 
 @dataclass(frozen=True)
@@ -72,15 +72,8 @@ class Examiner:
         record = self.record_of(ingredients.key)
         if record is None:
             return Freshness(step, ingredients, None, self._changes(step, ingredients))
-        if record.provisional:
-            return Freshness(step, ingredients, None, (record.provisional,))
-        damaged = tuple(
-            f"its {name} in the store {trouble}"
-            for name, artifact in record.outputs.items()
-            if (trouble := self.damage(artifact))
-        )
-        if damaged:
-            return Freshness(step, ingredients, None, damaged)
+        if spoiled := unusable(record, self.damage):
+            return Freshness(step, ingredients, None, spoiled)
         self.learn(step, record)
         return Freshness(step, ingredients, record)
 
@@ -101,6 +94,14 @@ class Examiner:
         reasons += _differences("tool", old.tools, new.tools)
         reasons += _differences("earlier step", _short(old.history), _short(new.history))
         return tuple(reasons) or ("its result is no longer in the store",)
+
+
+def unusable(record: Record, damage: Callable[[Artifact], str]) -> tuple[str, ...]:
+    """Why a record that has the right key must not be reused, as sentences; empty where it may be."""
+    if record.provisional:
+        return (record.provisional,)
+    troubles = ((name, damage(artifact)) for name, artifact in record.outputs.items())
+    return tuple(f"its {name} in the store {trouble}" for name, trouble in troubles if trouble)
 
 
 def examine(examiner: Examiner) -> tuple[Freshness, ...]:

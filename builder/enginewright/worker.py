@@ -11,6 +11,7 @@ import errno
 import importlib
 import json
 import os
+import shutil
 import sys
 import threading
 import time
@@ -21,6 +22,7 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from enginewright.errors import DataError, NoSpace, StepFailed, StoreError
+from enginewright.freshness import unusable
 from enginewright.record import Ingredients, Record
 from enginewright.running import Outcome, RunningStep
 from enginewright.sources import Source, place_sources
@@ -31,6 +33,8 @@ from enginewright_runtime.errors import EnginewrightError
 from enginewright_runtime.exit_codes import ExitCode
 
 __all__ = ["Spec", "run_step"]
+
+_HOLDS_LOCK = threading.Event()  # set while this process holds the lock of its step, and so owns its staging folder
 
 Tell = Callable[[Mapping[str, Json]], None]
 
@@ -74,8 +78,9 @@ def run_step(spec: Spec, *, tell: Tell) -> Record:
     key = spec.ingredients.key
     waiting: Mapping[str, Json] = {"event": "waiting", "text": "another build is doing this step"}
     with store.in_use(), store.lock(key, on_wait=lambda: tell(waiting)):
+        _HOLDS_LOCK.set()
         record = store.record(key)
-        if record and not record.provisional and not any(store.damage(item) for item in record.outputs.values()):
+        if record and not unusable(record, store.damage):
             tell({"event": "reused"})
             return record
         return _run(spec, store, tell)
@@ -154,7 +159,8 @@ def main() -> int:
     with Path(os.devnull).open("rb") as nothing:  # the recipe's code must not wait for an answer, or close what we read
         os.dup2(nothing.fileno(), 0)
     spec = Spec.from_json(json.loads(asked.readline()))
-    threading.Thread(target=_leave_with_parent, args=(asked,), daemon=True).start()
+    staging = Store(spec.store).staging(spec.ingredients.key)
+    threading.Thread(target=_leave_with_parent, args=(asked, staging), daemon=True).start()
     os.chdir(spec.project)
     # Official builds of ONNX Runtime report home unless they are told not to before they are loaded.
     os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
@@ -207,9 +213,11 @@ def _write(events: TextIO, event: Mapping[str, Json]) -> None:
     events.flush()
 
 
-def _leave_with_parent(asked: TextIO) -> None:
+def _leave_with_parent(asked: TextIO, staging: Path) -> None:
     """Standard input ends when the parent is gone, even where it was killed. Then nobody waits for this step."""
     asked.read()
+    if staging.exists() and _HOLDS_LOCK.is_set():
+        shutil.rmtree(staging, ignore_errors=True)
     os._exit(ExitCode.INTERRUPTED)
 
 

@@ -32,6 +32,7 @@ from enginewright.sources import _digest_of_tree
 from enginewright.store import Store
 from enginewright.user_code import call_factory, users
 from enginewright.worker import Spec
+from enginewright_runtime.backends import backend
 
 SCORES = Signature({"image": InputSpec(("batch", 4), "float32")}, ("scores",))
 
@@ -127,14 +128,14 @@ def test_a_working_folder_that_was_removed_is_said(tiny: TinyProject) -> None:
     assert "the working folder is gone" in finished.stderr
 
 
-@pytest.mark.parametrize("name", ["steps/k.json", "builds/tiny-cpu.json", "locks/k", "locks/store"])
+@pytest.mark.parametrize("name", ["steps/k.json", "builds/tiny@cpu.json", "locks/k", "locks/store"])
 def test_a_folder_where_the_store_has_a_file_is_named(tmp_path: Path, name: str) -> None:
     store = Store(tmp_path / "store")
     (store.root / name).mkdir(parents=True)
 
     def use() -> None:
         store.record("k")
-        store.last_build("tiny-cpu")
+        store.last_build("tiny@cpu")
         with store.in_use(), store.lock("k"):
             pass
 

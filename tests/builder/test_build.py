@@ -109,7 +109,7 @@ def test_an_edit_that_changes_no_result_stops_early(built: TinyProject) -> None:
 
 def test_a_damaged_artifact_is_said_and_rebuilt(built: TinyProject) -> None:
     store = Store(built.root / ".enginewright")
-    record = store.record(store.last_build("tiny-cpu")["calibrate"])
+    record = store.record(store.last_build("tiny@cpu")["calibrate"])
     assert record is not None
     path = store.object_path(record.outputs["scales"].digest)
     path.chmod(0o644)
@@ -128,10 +128,20 @@ def test_a_lost_delivery_is_delivered_again(built: TinyProject) -> None:
     assert bundle.read_bytes() == whole
 
 
+def wait_until_it_runs(project: TinyProject) -> None:
+    """Until the step that began has its staging folder, which it gets before it does anything."""
+    for _ in range(10_000):
+        if list((project.root / ".enginewright" / "staging").glob("*")):
+            return
+        time.sleep(0.002)
+    pytest.fail("the step has not begun to run")
+
+
 def test_a_kill_at_any_step_loses_nothing_that_was_finished(tiny: TinyProject, wait_for_line: Waiter) -> None:
     for position, step in enumerate(STEPS, 1):
         process = tiny.start("build", "tiny", "--target", "cpu", "--json")
         wait_for_line(process, f"[{position}/{len(STEPS)}] {step}")
+        wait_until_it_runs(tiny)
         os.killpg(process.pid, signal.SIGKILL)
         process.communicate()
         assert not list((tiny.root / "dist").glob("*")), "a bundle from half a build"
@@ -147,6 +157,7 @@ def test_a_kill_at_any_step_loses_nothing_that_was_finished(tiny: TinyProject, w
 def test_ctrl_c_ends_with_130_and_leaves_no_half_written_file(tiny: TinyProject, wait_for_line: Waiter) -> None:
     process = tiny.start("build", "tiny", "--target", "cpu")
     wait_for_line(process, "[2/15] reference/export")
+    wait_until_it_runs(tiny)
     os.killpg(process.pid, signal.SIGINT)
     _, err = process.communicate(timeout=30)
     assert process.returncode == 130
@@ -158,6 +169,7 @@ def test_ctrl_c_ends_with_130_and_leaves_no_half_written_file(tiny: TinyProject,
 def test_when_the_build_is_killed_its_step_ends_too(tiny: TinyProject, wait_for_line: Waiter) -> None:
     process = tiny.start("build", "tiny", "--target", "cpu")
     wait_for_line(process, "[2/15] reference/export")
+    wait_until_it_runs(tiny)
     children = subprocess.run(
         ["ps", "-o", "pid=", "--ppid", str(process.pid)], capture_output=True, text=True, check=True
     ).stdout.split()
@@ -185,7 +197,7 @@ def test_two_builds_at_once_do_no_step_twice(tiny: TinyProject) -> None:
 def test_gc_keeps_what_the_last_build_uses(built: TinyProject) -> None:
     assert built.run("gc", "--json").json["objects"] == 0
     assert set(statuses(built.build()).values()) == {"reused"}
-    (built.root / ".enginewright" / "builds" / "tiny-cpu.json").unlink()
+    (built.root / ".enginewright" / "builds" / "tiny@cpu.json").unlink()
     assert built.run("gc", "--json").json["records"] == len(STEPS)
 
 
@@ -206,7 +218,7 @@ targets: {cpu: {}}
 def add_onnx_recipe(project: TinyProject, *, metric: str, compress: str) -> None:
     """The reference network of the shared build as somebody's ONNX file."""
     store = Store(project.root / ".enginewright")
-    record = store.record(store.last_build("tiny-cpu")["reference/simplify"])
+    record = store.record(store.last_build("tiny@cpu")["reference/simplify"])
     assert record is not None
     folder = project.root / "recipes" / "bars"
     folder.mkdir()

@@ -84,10 +84,10 @@ def test_without_tensorrt_rtx_the_extra_is_named(monkeypatch: pytest.MonkeyPatch
         ("x86_64", ("avx2", "avx512f"), "warning"),
         ("x86_64", (), "warning"),
         ("aarch64", ("asimddp",), "ok"),
-        ("riscv64", (), "ok"),
+        ("riscv64", (), "warning"),  # unknown: quantized as carefully as the worst
     ],
 )
-def test_a_processor_on_which_int8_products_saturate_is_a_warning(
+def test_a_processor_whose_int8_products_may_saturate_is_a_warning(
     machine: str, sets: tuple[str, ...], state: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(doctor.host, "machine", lambda: machine)

@@ -111,13 +111,13 @@ def test_the_reference_itself_is_compared_with_nothing(evaluator: Evaluator, eng
 
 
 def test_broken_and_fixed_samples_are_told_apart(evaluator: Evaluator, engine: bytes) -> None:
-    truths = [0, 1, 2, 0, 1, 2]
-    ours, theirs = [0, 1, 0, 0, 2, 1], [0, 1, 2, 1, 0, 0]
+    truths = [0, 1, 2, 0, 1, 2, 1]
+    ours, theirs = [0, 1, 0, 0, 2, 1, 0], [0, 1, 2, 1, 0, 0, 1]
     content = evaluation(evaluator.run(called(*ours, labels=truths), engine=engine, reference=RIGHT[theirs]))
-    assert content["agreement"] == 2 / 6
+    assert content["agreement"] == 2 / 7
     changed = content["changed"]
-    assert (changed["broken"], changed["fixed"], changed["drop"]) == (1, 1, 0.0)
-    assert changed["interval"] == list(paired_difference_interval(1, 1, 6, confidence=0.95))
+    assert (changed["broken"], changed["fixed"], changed["drop"]) == (2, 1, 1 / 7)
+    assert changed["interval"] == list(paired_difference_interval(2, 1, 7, confidence=0.95))
 
 
 def test_signal_to_noise_is_over_all_samples_and_none_where_the_bits_are_the_same(

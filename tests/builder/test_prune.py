@@ -250,6 +250,15 @@ def test_channels_that_do_nothing_go_first_and_the_outputs_stay(
     assert ran.outcome.summary["removed"] == pytest.approx(macs, abs=TOLERANCE)
 
 
+def test_one_slope_for_all_channels_stays_whichever_channel_goes(pruner: Pruner) -> None:
+    network = seeded(Slopes)
+    with torch.no_grad():
+        network.b.weight[0], network.b.bias[0], network.head.weight[:, 0] = 0, 0, 0
+    state, architecture = load_checkpoint(pruner.run(pruner.start(network, Slopes)).output("checkpoint"))
+    assert 0 not in (architecture["b"].outputs or ())
+    assert torch.equal(state["one.weight"], network.one.weight)
+
+
 def test_channel_counts_are_rounded(pruner: Pruner) -> None:
     ran = pruner.run(pruner.start(seeded(Plain), Plain), macs=0.33, round_to=8)
     _, architecture = load_checkpoint(ran.output("checkpoint"))
