@@ -71,8 +71,10 @@ def main() -> int:
         print(
             f"{name:<14} {statistics.median(ratios):.2f} times faster ({min(ratios):.2f} to {max(ratios):.2f} over {len(ratios)} sessions)"
         )
+    protocol = measurement.protocol
     print(
-        f"{arguments.recipe} on {measurement.host['cpu']}, onnxruntime, batch 1, 1 thread, warm caches, interleaved, fresh processes"
+        f"{arguments.recipe} on {measurement.host['cpu']}, batch 1, threads {dict(protocol.threads)}, {protocol.caches} caches, "
+        f"interleaved in chunks of {protocol.chunk}, fresh processes; both compiled by the target's backend"
     )
     return 0
 
