@@ -7,6 +7,7 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping
 from contextlib import suppress
+from functools import cached_property
 from typing import TYPE_CHECKING, Any, Protocol, TextIO
 
 from enginewright_runtime.canonical import Json
@@ -71,10 +72,15 @@ class RichWatch:
     """A bar for the running step; finished steps stay as lines above it."""
 
     def __init__(self) -> None:
+        self._task: TaskID | None = None
+
+    @cached_property
+    def _progress(self) -> Progress:
+        """Made when there is something to show: a build with nothing to do does not import rich."""
         from rich.console import Console
         from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
-        self._progress: Progress = Progress(
+        progress = Progress(
             SpinnerColumn(),
             TextColumn("{task.description}", markup=False),  # what is shown may have brackets of its own
             BarColumn(bar_width=24),
@@ -83,8 +89,8 @@ class RichWatch:
             console=Console(stderr=True, markup=False, emoji=False, highlight=False),
             transient=True,
         )
-        self._task: TaskID | None = None
-        self._progress.start()
+        progress.start()
+        return progress
 
     def begins(self, name: str, position: int, total: int, reasons: tuple[str, ...]) -> None:
         note = reasons[0] if reasons else ""
@@ -107,7 +113,8 @@ class RichWatch:
         self._progress.console.print(f"  {name:<20} {status} in {seconds:.1f} s{_facts(summary)}")
 
     def close(self) -> None:
-        self._progress.stop()
+        if "_progress" in vars(self):
+            self._progress.stop()
 
 
 def _number(value: Any) -> float:

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import io
+import os
+import subprocess
+import sys
 from collections.abc import Callable
 from typing import Any
 
@@ -163,3 +166,17 @@ def test_an_event_of_a_step_that_has_not_begun_is_no_error(attach: Callable[[], 
     live = RichWatch()
     live.event("import", progress(1, 2))
     live.close()
+
+
+def test_a_build_with_nothing_to_show_does_not_import_rich() -> None:
+    program = (
+        "import sys; from enginewright.progress import RichWatch; RichWatch().close(); print('rich' in sys.modules)"
+    )
+    shown = subprocess.run(
+        [sys.executable, "-c", program],
+        capture_output=True,
+        text=True,
+        check=True,
+        env={"PYTHONPATH": os.pathsep.join(sys.path)},
+    )
+    assert shown.stdout == "False\n"
