@@ -44,7 +44,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return ExitCode.INTERRUPTED
     except Exception:
         _tell(traceback.format_exc().rstrip())
-        _tell(f"enginewright {__version__}: this is a bug of ours; please report it with the lines above")
+        _own_up()
         return ExitCode.BUG
 
 
@@ -73,6 +73,11 @@ def _tell(text: str) -> None:
     """Print an error or a remark. Where nobody reads it, the exit code still says how it went."""
     with suppress(OSError):
         print(text, file=sys.stderr, flush=True)
+
+
+def _own_up() -> None:
+    """What follows the traceback of a bug."""
+    _tell(f"enginewright {__version__}: this is a bug of ours; please report it with the lines above")
 
 
 def _flush() -> None:
@@ -110,7 +115,7 @@ def _complain(error: EnginewrightError) -> None:
         _tell(text.rstrip())
     _tell(f"error: {error}")
     if error.exit_code == ExitCode.BUG:
-        _tell(f"enginewright {__version__}: this is a bug of ours; please report it with the lines above")
+        _own_up()
 
 
 def _parser() -> argparse.ArgumentParser:

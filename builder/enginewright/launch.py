@@ -29,7 +29,8 @@ _GRACE_SECONDS = 5.0
 _LAST_LINES = 30
 _LAST_BYTES = 32_768
 # Not -m, which puts the working folder first on the path of imports: a random.py there would stand in for Python's own.
-_WORKER = "import sys; sys.path.remove(''); from enginewright.worker import main; sys.exit(main())"
+# Where PYTHONSAFEPATH is set, it is not there to begin with.
+_WORKER = "import sys; sys.path[:] = filter(None, sys.path); from enginewright.worker import main; sys.exit(main())"
 
 
 @dataclass(frozen=True)

@@ -241,3 +241,9 @@ def test_a_step_that_failed_leaves_no_half_result_and_can_run_again(at_start: st
 def test_the_spec_reads_back_equal(bench: Bench) -> None:
     spec = bench.spec()
     assert Spec.from_json(spec.to_json()) == spec
+
+
+def test_a_safe_path_set_by_the_user_does_not_stop_the_step(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Python then leaves the working folder off the path by itself, and there is nothing to take away."""
+    monkeypatch.setenv("PYTHONSAFEPATH", "1")
+    assert bench.launch(engine=identity_engine()).built

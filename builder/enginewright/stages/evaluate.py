@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from contextlib import closing
 from dataclasses import dataclass, field
 from typing import Any
@@ -43,9 +43,9 @@ def run(step: RunningStep) -> Outcome:
     golden: Golden | None = None
     with closing(_open(step)) as engine:
         done = 0
-        for batch in step.tracked(
-            _whole(split.batches(size), split.signature.batch_size(1)), total=-(-len(split) // size), note="evaluating"
-        ):
+        # Where the network's batch size is fixed, the last samples that do not fill a batch are left out.
+        order = range(split.signature.whole_batches(len(split)))
+        for batch in step.tracked(split.batches(size, order=order), total=-(-len(order) // size), note="evaluating"):
             outputs = engine.run(batch.inputs)
             _refuse_nan(outputs, done)
             theirs = (
@@ -80,11 +80,6 @@ def run(step: RunningStep) -> Outcome:
 def _open(step: RunningStep) -> OpenEngine:
     entry = json.loads(step.inputs["entry"].read_bytes())
     return backend(entry["backend"]).open(step.inputs["engine"].read_bytes(), entry["settings"])
-
-
-def _whole(batches: Iterator[Batch], multiple: int) -> Iterator[Batch]:
-    """Where the network's batch size is fixed, the last samples that do not fill a batch are left out."""
-    return (batch for batch in batches if len(batch) % multiple == 0)
 
 
 def _refuse_nan(outputs: Mapping[str, Array], done: int) -> None:
