@@ -1,8 +1,5 @@
-"""Checkpoints: weights as safetensors, and the pruned architecture as data in the file's metadata (module path -> kept
-channels). No pickle.
-
-A pruned network is rebuilt from the recipe's own factory: each module named in the architecture is cut down to its kept
-channels, and the weights are loaded into that.
+"""Checkpoints: weights as safetensors, and the edits that make the compressed architecture (`enginewright.edits`) as
+data in the file's metadata. No pickle.
 """
 
 from __future__ import annotations
@@ -10,11 +7,11 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from pickle import UnpicklingError
 from typing import TYPE_CHECKING, Any
 
+from enginewright.edits import Architecture, apply_edits, architecture_from_json, architecture_to_json
 from enginewright.errors import DataError
 from enginewright.user_code import call_factory
 
@@ -24,20 +21,9 @@ if TYPE_CHECKING:
 
     State = Mapping[str, torch.Tensor]
 
-__all__ = ["Architecture", "Kept", "cut_down", "load_checkpoint", "make_network", "read_weights", "save_checkpoint"]
+__all__ = ["load_checkpoint", "make_network", "read_weights", "save_checkpoint"]
 
 _METADATA_KEY = "enginewright.architecture"
-
-
-@dataclass(frozen=True)
-class Kept:
-    """The channels of a module that remain, as indices into the module that the factory makes; None: all of them."""
-
-    inputs: tuple[int, ...] | None = None
-    outputs: tuple[int, ...] | None = None
-
-
-Architecture = Mapping[str, Kept]
 
 
 def read_weights(path: Path, suffix: str) -> State:
@@ -111,30 +97,23 @@ def save_checkpoint(path: Path, state: State, architecture: Architecture) -> Non
     """Write weights and architecture as one safetensors file."""
     from safetensors.torch import save_file
 
-    kept = {module: {"inputs": item.inputs, "outputs": item.outputs} for module, item in sorted(architecture.items())}
+    edits = json.dumps(architecture_to_json(architecture), separators=(",", ":"))
     tensors = {name: value.detach().cpu().clone().contiguous() for name, value in state.items()}
-    save_file(tensors, path, metadata={_METADATA_KEY: json.dumps(kept, separators=(",", ":"))})
+    save_file(tensors, path, metadata={_METADATA_KEY: edits})
 
 
-def load_checkpoint(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, Kept]]:
+def load_checkpoint(path: Path) -> tuple[dict[str, torch.Tensor], Architecture]:
     """The state dict and the architecture of a checkpoint of ours."""
     from safetensors import safe_open
 
     with safe_open(path, framework="pt") as file:
         state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a mapping)
-        kept = json.loads((file.metadata() or {}).get(_METADATA_KEY, "{}"))
-    architecture = {
-        module: Kept(_channels(item["inputs"]), _channels(item["outputs"])) for module, item in kept.items()
-    }
-    return state, architecture
-
-
-def _channels(indices: list[int] | None) -> tuple[int, ...] | None:
-    return None if indices is None else tuple(indices)
+        edits = json.loads((file.metadata() or {}).get(_METADATA_KEY, "[]"))
+    return state, architecture_from_json(edits)
 
 
 def make_network(model: Mapping[str, Any], code_folder: Path, state: State, architecture: Architecture) -> nn.Module:
-    """The network of the recipe's factory, cut down to `architecture`, with the weights loaded, in evaluation mode.
+    """The network of the recipe's factory with the edits of `architecture` and the weights, in evaluation mode.
 
     Raises UserCodeError where the factory raises, DataError where the weights do not fit the network.
     """
@@ -145,7 +124,7 @@ def make_network(model: Mapping[str, Any], code_folder: Path, state: State, arch
         raise DataError(
             f"the factory {model['factory']} gave a {type(network).__name__}", hint="it must return a torch.nn.Module"
         )
-    cut_down(network, architecture)
+    apply_edits(network, architecture)
     own = network.state_dict()
     missing, foreign = sorted(set(own) - set(state)), sorted(set(state) - set(own))
     wrong = [
@@ -171,69 +150,3 @@ def make_network(model: Mapping[str, Any], code_folder: Path, state: State, arch
 
 def _some(names: list[str]) -> str:
     return ", ".join(names[:4]) + (f" and {len(names) - 4} more" if len(names) > 4 else "")
-
-
-def cut_down(network: nn.Module, architecture: Architecture) -> None:
-    """Keep only the given channels of the named modules, in place."""
-    from torch import nn
-
-    modules = dict(network.named_modules())
-    for path, kept in architecture.items():
-        module = modules.get(path)
-        if module is None:
-            raise DataError(
-                f"the network has no module '{path}', which the checkpoint's architecture names",
-                hint="was model.py changed?",
-            )
-        if isinstance(module, (nn.Conv1d, nn.Conv2d, nn.Conv3d)):
-            _cut_convolution(path, module, kept, transposed=False)
-        elif isinstance(module, (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)):
-            _cut_convolution(path, module, kept, transposed=True)
-        elif isinstance(module, nn.Linear):
-            _cut_parameter(module, "weight", 1, kept.inputs)
-            _cut_parameter(module, "weight", 0, kept.outputs)
-            _cut_parameter(module, "bias", 0, kept.outputs)
-            module.out_features, module.in_features = module.weight.shape
-        elif isinstance(module, (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)):
-            for name in ("weight", "bias", "running_mean", "running_var"):
-                _cut_parameter(module, name, 0, kept.outputs)
-            module.num_features = len(kept.outputs) if kept.outputs is not None else module.num_features
-        elif isinstance(module, nn.PReLU):
-            _cut_parameter(module, "weight", 0, kept.outputs)
-            module.num_parameters = len(module.weight)
-        else:
-            raise DataError(
-                f"module '{path}' is a {type(module).__name__}, and its pruned channels cannot be kept as data",
-                hint=f"leave it as it is: add '{path}', and the modules that feed it, to prune.keep",
-            )
-
-
-def _cut_convolution(path: str, module: Any, kept: Kept, *, transposed: bool) -> None:
-    depthwise = module.groups > 1 and module.groups == module.in_channels == module.out_channels
-    inputs, outputs = (1, 0) if not transposed else (0, 1)
-    if module.groups > 1 and not depthwise:
-        raise DataError(
-            f"module '{path}' is a convolution in {module.groups} groups, and its pruned channels cannot be kept as data",
-            hint=f"leave it as it is: add '{path}', and the modules that feed it, to prune.keep",
-        )
-    if not depthwise:
-        _cut_parameter(module, "weight", inputs, kept.inputs)
-    _cut_parameter(module, "weight", 0 if depthwise else outputs, kept.outputs)
-    _cut_parameter(module, "bias", 0, kept.outputs)
-    if kept.outputs is not None:
-        module.out_channels = len(kept.outputs)
-    if depthwise:
-        module.groups = module.in_channels = module.out_channels
-    elif kept.inputs is not None:
-        module.in_channels = len(kept.inputs)
-
-
-def _cut_parameter(module: nn.Module, name: str, axis: int, kept: tuple[int, ...] | None) -> None:
-    import torch
-    from torch import nn
-
-    value = getattr(module, name, None)
-    if kept is None or value is None:
-        return
-    cut = value.detach().index_select(axis, torch.tensor(kept, dtype=torch.long))
-    setattr(module, name, nn.Parameter(cut) if isinstance(value, nn.Parameter) else cut)

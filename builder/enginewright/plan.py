@@ -9,14 +9,28 @@ before anything runs.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields, is_dataclass
+from dataclasses import fields, is_dataclass
 
-from enginewright.errors import UsageError
+from enginewright.compression import (
+    CompressStep,
+    Distill,
+    Factorize,
+    Prune,
+    PruneBlocks,
+    Quantize,
+    Recalibrate,
+    Recover,
+    Sparsify,
+    Student,
+    Training,
+)
 from enginewright.graph.dialects import DIALECTS
-from enginewright.recipe import Factory, Prune, Quantize, Recipe, Recover, effective_budget
+from enginewright.recipe import Factory, Recipe, effective_budget
 from enginewright.sources import Source, Sources
-from enginewright.stages import STAGES, Stage
+from enginewright.stages import STAGES
+from enginewright.steps import HostFacts, OutputOf, Plan, Step, check_order
 from enginewright.target import Target
 from enginewright_runtime.canonical import Json
 
@@ -25,51 +39,6 @@ __all__ = ["HostFacts", "OutputOf", "Plan", "Step", "check_order", "make_plan"]
 # How latencies are taken (docs/measuring.md). `looks`: budgets are judged after this many sessions, and again after the
 # next number where that was INCONCLUSIVE.
 MEASURING: Mapping[str, Json] = {"looks": [6, 18], "rounds": 40, "chunk": 5}
-
-
-@dataclass(frozen=True)
-class OutputOf:
-    """An artifact that an earlier step of the same plan makes."""
-
-    step: str
-    output: str
-
-
-@dataclass(frozen=True)
-class Step:
-    """One stage with its parameters, the artifacts it takes from earlier steps, and the sources it reads from outside
-    the store.
-    """
-
-    name: str
-    stage: str
-    parameters: Mapping[str, Json]
-    inputs: Mapping[str, OutputOf] = field(default_factory=dict)
-    sources: Mapping[str, Source] = field(default_factory=dict)
-
-
-@dataclass(frozen=True)
-class Plan:
-    recipe: str
-    target: str
-    steps: tuple[Step, ...]
-
-    def step(self, name: str) -> Step:
-        return next(step for step in self.steps if step.name == name)
-
-
-@dataclass(frozen=True)
-class HostFacts:
-    """What planning must know of the computer that compiles and measures.
-
-    `dialect` names the Q/DQ dialect, `requires` is what an engine made here needs to run, `precision` is the one that
-    training is fastest in, `fingerprint` tells whose measurements compare.
-    """
-
-    dialect: str
-    requires: Mapping[str, str]
-    precision: str
-    fingerprint: str
 
 
 def make_plan(recipe: Recipe, target: Target, *, sources: Sources, host: HostFacts) -> Plan:
@@ -83,38 +52,14 @@ def make_plan(recipe: Recipe, target: Target, *, sources: Sources, host: HostFac
     return Plan(recipe.name, target.name, tuple(steps))
 
 
-def check_order(steps: list[Step], stages: Mapping[str, Stage]) -> None:
-    """Every input must be there, made by an earlier step, and of a kind that the stage takes. Raises UsageError."""
-    made: dict[OutputOf, str] = {}
-    for step in steps:
-        stage = stages[step.stage]
-        accepted = {**stage.consumes, **stage.optional}
-        for name in stage.consumes:
-            if name not in step.inputs:
-                raise UsageError(f"step '{step.name}' ({step.stage}) lacks its input '{name}'")
-        for name, source in step.inputs.items():
-            if name not in accepted:
-                raise UsageError(f"step '{step.name}' ({step.stage}) takes no input '{name}'")
-            kind = made.get(source)
-            if kind is None:
-                raise UsageError(
-                    f"step '{step.name}' wants '{source.output}' of '{source.step}', which no earlier step makes"
-                )
-            if kind not in accepted[name]:
-                wanted = " or ".join(accepted[name])
-                raise UsageError(
-                    f"step '{step.name}' ({step.stage}) takes {wanted} as '{name}', but '{source.step}' makes: {kind}",
-                    hint="change the order of the steps under 'compress'",
-                )
-        made.update({OutputOf(step.name, output): kind for output, kind in stage.produces.items()})
-
-
 class _Layout:
     """Collects the steps of one plan; each method adds the steps of one part and returns where its results are."""
 
     def __init__(self, recipe: Recipe, target: Target, sources: Sources, host: HostFacts) -> None:
         self.recipe, self.target, self.sources, self.host = recipe, target, sources, host
         self.steps: list[Step] = []
+        self.student: Factory | None = None  # once the network is another than the recipe's
+        self.learned: OutputOf | None = None  # the ranges of training with int8 simulated
 
     def lay_out(self) -> list[Step]:
         imported = self._import()
@@ -173,37 +118,114 @@ class _Layout:
         """The compress steps: returns the network to compile and its layers."""
         current, quantization = checkpoint, None
         for compress in self.recipe.compress:
-            if isinstance(compress, Prune):
-                parameters = {"model": self._model(), **_json(compress)}
-                name = self._add(
-                    self._unused("prune"), "prune", parameters, {"checkpoint": current}, data=True, code=True
-                )
-                current = OutputOf(name, "checkpoint")
-            elif isinstance(compress, Recover):
-                parameters = {"model": self._model(), "metric": self._metric(), "precision": self.host.precision}
-                parameters.update(_json(compress))
-                inputs = {"checkpoint": current}
-                if compress.distill is not None:
-                    inputs["teacher"] = checkpoint
-                name = self._add(self._unused("recover"), "recover", parameters, inputs, data=True, code=True)
-                current = OutputOf(name, "checkpoint")
-            else:
+            if isinstance(compress, Quantize):
                 quantization = compress  # the recipe's rules let nothing follow it
+            else:
+                current = self._compress_checkpoint(compress, current, teacher=checkpoint)
         network = reference if current == checkpoint else self._simplify("simplify", self._export("export", current))
         if quantization is None:
             return network, OutputOf(network.step, "layers")
         return self._quantize(network, quantization)
 
+    def _compress_checkpoint(self, compress: CompressStep, current: OutputOf, *, teacher: OutputOf) -> OutputOf:
+        if isinstance(compress, Prune):
+            return self._prune(compress, current, teacher)
+        if isinstance(compress, Recover):
+            return self._train("recover", compress, current, teacher, compress.distill, quantized=compress.quantized)
+        if isinstance(compress, Student):
+            return self._distill(compress, current)
+        parameters = {"model": self._model(), **_json(compress)}
+        if isinstance(compress, PruneBlocks):
+            parameters.update(metric=self._metric(), host=self.host.fingerprint, **self._backend())
+            name = self._add(
+                self._unused("prune_blocks"), "prune_blocks", parameters, {"checkpoint": current}, data=True, code=True
+            )
+        elif isinstance(compress, Recalibrate):
+            name = self._add(
+                self._unused("recalibrate"), "recalibrate", parameters, {"checkpoint": current}, data=True, code=True
+            )
+        else:
+            assert isinstance(compress, (Factorize, Sparsify))
+            name = self._add(self._unused(compress.KEY), compress.KEY, parameters, {"checkpoint": current}, code=True)
+        return OutputOf(name, "checkpoint")
+
+    def _prune(self, prune: Prune, current: OutputOf, teacher: OutputOf) -> OutputOf:
+        settings = _json(prune)
+        del settings["rounds"], settings["between"]
+        # Every round removes the same share of what it finds, and all of them together what is asked for.
+        settings["macs"] = prune.macs if prune.rounds == 1 else round(1 - (1 - prune.macs) ** (1 / prune.rounds), 6)
+        settings["round_to"] = prune.round_to or self.target.channel_multiple
+        for number in range(prune.rounds):
+            if number and prune.between is not None:
+                between = prune.between
+                current = self._train("recover", between, current, teacher, between.distill, quantized=False)
+            parameters = {"model": self._model(), **settings}
+            name = self._add(self._unused("prune"), "prune", parameters, {"checkpoint": current}, data=True, code=True)
+            current = OutputOf(name, "checkpoint")
+        return current
+
+    def _distill(self, student: Student, teacher: OutputOf) -> OutputOf:
+        inputs = {"teacher": teacher} if student.inherit else {}
+        self.student = Factory(factory=student.factory, arguments=student.arguments)
+        parameters: dict[str, Json] = {"model": self._model(), "seed": student.seed}
+        made = OutputOf(self._add("student", "student", parameters, inputs, code=True), "checkpoint")
+        return self._train("distill", student, made, teacher, student.distill, quantized=False)
+
+    def _train(
+        self,
+        name: str,
+        training: Training,
+        current: OutputOf,
+        teacher: OutputOf,
+        distill: Distill | None,
+        *,
+        quantized: bool,
+    ) -> OutputOf:
+        parameters: dict[str, Json] = {
+            "model": self._model(),
+            "metric": self._metric(),
+            "precision": self.host.precision,
+            **{item.name: getattr(training, item.name) for item in fields(Training)},
+            "distill": None if distill is None else _json(distill),
+            "quantized": quantized,
+        }
+        if quantized:
+            parameters["dialect"] = self.host.dialect
+        inputs = {"checkpoint": current}
+        if distill is not None:
+            parameters["teacher_model"] = self._model_of_the_recipe()
+            inputs["teacher"] = teacher
+        step = self._add(self._unused(name), "recover", parameters, inputs, data=True, code=True)
+        if quantized:
+            self.learned = OutputOf(step, "ranges")
+        return OutputOf(step, "checkpoint")
+
     def _quantize(self, network: OutputOf, quantize: Quantize) -> tuple[OutputOf, OutputOf]:
-        parameters = {"model": self._signature(), **_json(quantize.calibration)}
-        scales = self._add("calibrate", "calibrate", parameters, {"network": network}, data=True)
-        name = self._add(
-            "quantize",
-            "quantize",
-            {"model": self._signature(), "dialect": self.host.dialect, "keep_float": list(quantize.keep_float)},
-            {"network": network, "scales": OutputOf(scales, "scales")},
+        if quantize.equalize:
+            equalized = self._add("equalize", "equalize", {"model": self._signature()}, {"network": network})
+            network = OutputOf(equalized, "network")
+        kept = [] if quantize.keep_float == "auto" else list(quantize.keep_float)
+        common: dict[str, Json] = {"model": self._signature(), "dialect": self.host.dialect, "keep_float": kept}
+        inputs = {"network": network}
+        calibrated = self._add(
+            "calibrate",
+            "calibrate",
+            {**common, "metric": self._metric(), **_json(quantize.calibration)},
+            inputs if self.learned is None else {**inputs, "learned": self.learned},
             data=True,
         )
+        inputs["scales"] = OutputOf(calibrated, "scales")
+        if quantize.keep_float == "auto":
+            parameters = {
+                **common,
+                "metric": self._metric(),
+                "accuracy_drop": quantize.accuracy_drop,
+                "host": self.host.fingerprint,
+                **self._backend(),
+            }
+            assigned = self._add("assign_precision", "assign_precision", parameters, inputs, data=True)
+            inputs["precision"] = OutputOf(assigned, "precision")
+        name = self._add("quantize", "quantize", {**common, "correct_bias": quantize.correct_bias}, inputs, data=True)
         return OutputOf(name, "quantized"), OutputOf(name, "layers")
 
     def _export(self, name: str, checkpoint: OutputOf) -> OutputOf:
@@ -215,16 +237,24 @@ class _Layout:
         return OutputOf(self._add(name, "simplify", {"model": self._signature()}, {"exported": exported}), "network")
 
     def _compile(self, name: str, network: OutputOf) -> str:
-        settings: dict[str, Json] = dict(self.target.engine_settings())
-        if network.output == "quantized":
-            dialect = DIALECTS[self.host.dialect]
-            settings.update(disable=list(dialect.disabled_optimizers), config=dict(dialect.session_config))
-        parameters: dict[str, Json] = {
-            "backend": self.target.backend,
-            "settings": settings,
+        backend = self._backend()
+        parameters = {
+            "backend": backend["backend"],
+            "settings": backend["quantized_settings" if network.output == "quantized" else "settings"],
             "requires": dict(self.host.requires),
         }
         return self._add(name, "compile", parameters, {"network": network})
+
+    def _backend(self) -> dict[str, Json]:
+        """The target's backend with its settings for float networks, and for those with Q/DQ pairs."""
+        settings = self.target.engine_settings()
+        dialect = DIALECTS[self.host.dialect]
+        quantized: dict[str, Json] = {
+            **settings,
+            "disable": list(dialect.disabled_optimizers),
+            "config": dict(dialect.session_config),
+        }
+        return {"backend": self.target.backend, "settings": settings, "quantized_settings": quantized}
 
     def _evaluate(self, name: str, engine: str, *, reference_outputs: OutputOf | None) -> str:
         inputs = dict(_engine_of(engine))
@@ -251,6 +281,7 @@ class _Layout:
             used.update(self.sources.arguments_of("data"))
         if code:
             used.update(self.sources.arguments_of("model"))
+            used.update(self.sources.arguments_of("student"))
         if "metric" in parameters:
             used.update(self.sources.arguments_of("metric"))
         if data or code:
@@ -258,11 +289,12 @@ class _Layout:
         self.steps.append(Step(name, stage, parameters, inputs or {}, used))
         return name
 
-    def _unused(self, stage: str) -> str:
-        taken = sum(step.stage == stage for step in self.steps)
-        return stage if taken == 0 else f"{stage}-{taken + 1}"
+    def _unused(self, name: str) -> str:
+        taken = {step.name for step in self.steps}
+        numbered = (f"{name}-{number}" for number in itertools.count(2))
+        return name if name not in taken else next(item for item in numbered if item not in taken)
 
-    def _signature(self) -> Json:
+    def _signature(self) -> dict[str, Json]:
         """The network's inputs and outputs, as the recipe states them."""
         model = self.recipe.model
         inputs: dict[str, Json] = {
@@ -271,13 +303,17 @@ class _Layout:
         return {"inputs": inputs, "outputs": list(model.outputs)}
 
     def _model(self) -> Json:
-        model = self.recipe.model
-        signature = self._signature()
-        assert isinstance(signature, dict)
-        arguments = self.sources.content_of("model.arguments", model.arguments)
-        return {"factory": model.factory, "arguments": arguments, **signature}
+        """The network as it is now: the recipe's, or the student."""
+        if self.student is None:
+            return self._model_of_the_recipe()
+        return {**self._factory("student", self.student), **self._signature()}
 
-    def _factory(self, part: str, factory: Factory) -> Json:
+    def _model_of_the_recipe(self) -> Json:
+        model = self.recipe.model
+        arguments = self.sources.content_of("model.arguments", model.arguments)
+        return {"factory": model.factory, "arguments": arguments, **self._signature()}
+
+    def _factory(self, part: str, factory: Factory) -> dict[str, Json]:
         return {
             "factory": factory.factory,
             "arguments": self.sources.content_of(f"{part}.arguments", factory.arguments),

@@ -12,6 +12,7 @@ from functools import partial
 from pathlib import Path
 from typing import ClassVar, Literal, TypeAlias
 
+from enginewright.compression import CompressStep
 from enginewright.errors import RecipeError
 from enginewright.reader import named_as_its_file, parse
 from enginewright.recipe_rules import (
@@ -19,36 +20,29 @@ from enginewright.recipe_rules import (
     labels_are_needed,
     lists_the_target,
     onnx_cannot_be_trained,
+    order_of_compress_steps,
     quantize_comes_once_and_last,
     weights_of_a_factory,
     what_onnx_forbids,
 )
-from enginewright.schema import RULE, Check, Json, Rule
+from enginewright.schema import FACTORY, FACTORY_WORDS, RULE, Check, Json, Rule
 from enginewright.source import parse_yaml, read_text, shown
 from enginewright.target import Target
 from enginewright.template import SettingValue, render
 
 __all__ = [
     "Budget",
-    "Calibration",
-    "CompressStep",
     "Data",
-    "Distill",
     "Factory",
     "Metric",
     "Model",
-    "Prune",
-    "Quantize",
     "Recipe",
-    "Recover",
     "TargetSettings",
     "TensorSpec",
     "effective_budget",
     "load_recipe",
 ]
 
-_FACTORY = r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*:[A-Za-z_]\w*(\.[A-Za-z_]\w*)*"
-_FACTORY_WORDS = "written module:Name, where module is a file in the recipe's folder"
 _NAME = r"[A-Za-z0-9][A-Za-z0-9_-]*"
 _NAME_WORDS = "a name of letters, digits, '-' and '_'"
 
@@ -60,7 +54,7 @@ class Factory:
     factory: str = field(
         metadata={
             RULE: Rule(
-                "function or class in the recipe's folder, written module:Name", pattern=_FACTORY, words=_FACTORY_WORDS
+                "function or class in the recipe's folder, written module:Name", pattern=FACTORY, words=FACTORY_WORDS
             )
         }
     )
@@ -109,8 +103,8 @@ class Model:
         metadata={
             RULE: Rule(
                 "function or class that returns a torch.nn.Module, written module:Name",
-                pattern=_FACTORY,
-                words=_FACTORY_WORDS,
+                pattern=FACTORY,
+                words=FACTORY_WORDS,
             )
         },
     )
@@ -141,90 +135,6 @@ class Model:
         Check(("factory", "weights"), weights_of_a_factory),
         Check(("onnx", "factory", "weights", "arguments"), what_onnx_forbids),
     )
-
-
-@dataclass(frozen=True, kw_only=True)
-class Prune:
-    """Remove channels until the asked share of the multiply-accumulates is gone."""
-
-    KEY: ClassVar[Literal["prune"]] = "prune"
-
-    macs: float = field(
-        metadata={RULE: Rule("share of the multiply-accumulates to remove", minimum=0.05, maximum=0.95)}
-    )
-    importance: Literal["taylor", "magnitude"] = field(
-        default="taylor",
-        metadata={
-            RULE: Rule("how the worth of a channel is judged: taylor looks at training samples, magnitude at weights")
-        },
-    )
-    round_to: int = field(
-        default=8, metadata={RULE: Rule("channel counts are kept at multiples of this", minimum=1, maximum=128)}
-    )
-    keep: tuple[str, ...] = field(
-        default=(), metadata={RULE: Rule("modules to leave as they are, by their name in the network", unique=True)}
-    )
-    samples: int = field(
-        default=512, metadata={RULE: Rule("training samples used for Taylor importance", minimum=1, unit="samples")}
-    )
-
-
-@dataclass(frozen=True, kw_only=True)
-class Distill:
-    """Learn from the outputs of the network as it came."""
-
-    temperature: float = field(
-        default=4.0, metadata={RULE: Rule("softens both outputs before they are compared", above=0)}
-    )
-    weight: float = field(
-        default=0.7,
-        metadata={
-            RULE: Rule("share of the loss that the outputs have; the labels have the rest", minimum=0, maximum=1)
-        },
-    )
-
-
-@dataclass(frozen=True, kw_only=True)
-class Recover:
-    """Fine-tune, and keep the epoch that is best on the validation split."""
-
-    KEY: ClassVar[Literal["recover"]] = "recover"
-
-    epochs: int = field(metadata={RULE: Rule("passes over the training split", minimum=1, maximum=1000, unit="epochs")})
-    learning_rate: float = field(metadata={RULE: Rule("learning rate at the start", above=0)})
-    batch_size: int = field(default=64, metadata={RULE: Rule("training samples in a batch", minimum=1, unit="samples")})
-    weight_decay: float = field(default=0.0005, metadata={RULE: Rule("weight decay", minimum=0)})
-    seed: int = field(default=0, metadata={RULE: Rule("seed of the order of the samples", minimum=0)})
-    distill: Distill | None = field(default=None, metadata={RULE: Rule("learn from the network as it came, too")})
-
-
-@dataclass(frozen=True, kw_only=True)
-class Calibration:
-    """How the ranges of activations are found."""
-
-    method: Literal["minmax", "percentile", "entropy", "mse"] = field(
-        default="entropy", metadata={RULE: Rule("how a range is chosen; percentile keeps 99.99 % of the values")}
-    )
-    samples: int = field(
-        default=512, metadata={RULE: Rule("calibration samples", minimum=8, maximum=1_000_000, unit="samples")}
-    )
-
-
-@dataclass(frozen=True, kw_only=True)
-class Quantize:
-    """Calibrate and quantize to int8."""
-
-    KEY: ClassVar[Literal["quantize"]] = "quantize"
-
-    calibration: Calibration = field(
-        default_factory=Calibration, metadata={RULE: Rule("how the ranges of activations are found")}
-    )
-    keep_float: tuple[str, ...] = field(
-        default=(), metadata={RULE: Rule("nodes to leave in float: names, where * stands for anything", unique=True)}
-    )
-
-
-CompressStep: TypeAlias = Prune | Recover | Quantize
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -282,7 +192,7 @@ class Recipe:
         }
     )
     compress: tuple[CompressStep, ...] = field(
-        default=(), metadata={RULE: Rule("steps in their order: prune, recover, quantize")}
+        default=(), metadata={RULE: Rule("steps in their order; quantize comes last")}
     )
     budget: Budget = field(default_factory=Budget, metadata={RULE: Rule("limits on every target")})
     targets: Mapping[str, TargetSettings] = field(
@@ -293,6 +203,7 @@ class Recipe:
 
     CHECKS: ClassVar[tuple[Check, ...]] = (
         Check(("compress",), quantize_comes_once_and_last),
+        Check(("compress",), order_of_compress_steps),
         Check(("model", "compress"), onnx_cannot_be_trained),
         Check(("metric", "compress"), labels_are_needed),
     )

@@ -32,7 +32,8 @@ class RunningStep:
     """One step while it runs, in a process of its own.
 
     `parameters` are the step's as JSON (the planner made them from checked recipes): each stage reads its own, once.
-    `inputs` maps names to read-only files in the store; `output(name)` is where to write a result. `history` are the
+    `inputs` maps names to read-only files in the store; `output(name)` is where to write a result. `unfinished` is a
+    folder that a step may make to keep what it needs to go on after an interruption: the next attempt finds it. `history` are the
     records of the steps before it, for the stages that ask for them. `tell` sends an event to whoever watches; use
     `progress` and `warn`.
     """
@@ -41,6 +42,7 @@ class RunningStep:
     parameters: Mapping[str, Any]
     inputs: Mapping[str, Path]
     staging: Path
+    unfinished: Path
     code_folder: Path
     tell: Callable[[Mapping[str, Json]], None]
     history: tuple[Record, ...] = ()

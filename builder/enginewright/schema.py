@@ -24,9 +24,26 @@ if TYPE_CHECKING:
 else:
     Json = object  # as the reader sees it: any value
 
-__all__ = ["RULE", "Check", "Fault", "Json", "Key", "Rule", "is_tagged", "json_schema", "keys", "members_of"]
+__all__ = [
+    "FACTORY",
+    "FACTORY_WORDS",
+    "RULE",
+    "Check",
+    "Fault",
+    "Json",
+    "Key",
+    "Rule",
+    "is_tagged",
+    "json_schema",
+    "keys",
+    "members_of",
+]
 
 RULE: Final = "enginewright.rule"  # the key of a field's metadata under which its Rule stands
+FACTORY: Final = (
+    r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*:[A-Za-z_]\w*(\.[A-Za-z_]\w*)*"  # the pattern of a user's function or class
+)
+FACTORY_WORDS: Final = "written module:Name, where module is a file in the recipe's folder"
 
 
 @dataclass(frozen=True)

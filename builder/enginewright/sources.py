@@ -13,6 +13,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from enginewright.compression import Student
 from enginewright.errors import DataError
 from enginewright.project import Project
 from enginewright.recipe import Recipe
@@ -79,6 +80,7 @@ def gather_sources(recipe: Recipe, project: Project) -> Sources:
             files[label] = Source(_digest_of_file(path, label, recipe), str(path))
     arguments = {}
     parts = [("data", recipe.data.arguments), ("model", recipe.model.arguments)]
+    parts += [("student", step.arguments) for step in recipe.compress if isinstance(step, Student)]
     if not isinstance(recipe.metric, str):
         parts.append(("metric", recipe.metric.arguments))
     for part, values in parts:

@@ -6,6 +6,7 @@ run at once.
     builds/<name>.json   the step keys of the last build of a recipe for a target: what `why` compares with, and what `gc` keeps
     locks/<key>          held while a step runs, so that two builds do not do it twice
     staging/<key>/       what a running step has written so far; swept by the next holder of its lock
+    unfinished/<key>/    what a long step needs to go on after an interruption; removed once it is done
 
 A file appears under its name only when it is complete and on disk. A reader never waits.
 """
@@ -55,6 +56,9 @@ class Store:
 
     def staging(self, key: str) -> Path:
         return self.root / "staging" / key
+
+    def unfinished(self, key: str) -> Path:
+        return self.root / "unfinished" / key
 
     def damage(self, artifact: Artifact) -> str:
         """Why an artifact cannot be used ("is missing", "is damaged"), or "" where its bytes are those that were
@@ -172,7 +176,8 @@ class Store:
             for path in (self.root / "locks").glob("*"):
                 if path.name != _STORE_LOCK:  # nobody can hold another: every build holds the store's own lock first
                     path.unlink()
-            shutil.rmtree(self.root / "staging", ignore_errors=True)
+            for folder in ("staging", "unfinished"):
+                shutil.rmtree(self.root / folder, ignore_errors=True)
             return Swept(records, objects, freed)
 
     def builds(self) -> Mapping[str, Mapping[str, str]]:

@@ -50,6 +50,12 @@ class Target:
         metadata={RULE: Rule("where the engine is compiled: here is the computer that runs the build")}
     )
     threads: int = field(metadata={RULE: Rule("threads that one inference may use", minimum=1, unit="threads")})
+    channel_multiple: int = field(
+        default=8,
+        metadata={
+            RULE: Rule("multiple of channels that its kernels work in: what prune rounds to", minimum=1, maximum=128)
+        },
+    )
     path: Path = field(default=Path(), compare=False)
 
     def engine_settings(self) -> dict[str, Json]:

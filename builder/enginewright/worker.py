@@ -110,6 +110,7 @@ def _run(spec: Spec, store: Store, tell: Tell) -> Record:
             **{label: Path(sources[label].location) for label in ("weights", "onnx") if label in sources},
         },
         staging=staging,
+        unfinished=store.unfinished(ingredients.key),
         code_folder=spec.code_folder,
         tell=tell_and_keep,
         history=tuple(_recorded(store, key) for key in ingredients.history.values()),
@@ -121,6 +122,7 @@ def _run(spec: Spec, store: Store, tell: Tell) -> Record:
     seconds = time.perf_counter() - started
     record = Record(spec.name, ingredients, outputs, seconds, outcome.summary, tuple(warnings), outcome.provisional)
     store.write_record(record)
+    shutil.rmtree(step.unfinished, ignore_errors=True)
     return record
 
 

@@ -16,7 +16,8 @@ import torch
 from safetensors.torch import load_file
 
 from enginewright.metrics import BalancedAccuracy
-from enginewright.recipe import Prune, Quantize, load_recipe
+from enginewright.compression import Prune, Quantize
+from enginewright.recipe import load_recipe
 from enginewright.target import load_target
 
 ROOT = Path(__file__).parents[2]

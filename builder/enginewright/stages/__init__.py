@@ -38,19 +38,38 @@ _TORCH = ("torch", "numpy", "safetensors")
 _ENGINE: Mapping[str, tuple[str, ...]] = {"engine": ("engine",), "entry": ("engine-entry",)}
 
 STAGES: Mapping[str, Stage] = {
-    "import": Stage(1, _module("import_checkpoint"), {"checkpoint": "checkpoint"}, tools=_TORCH),
+    "import": Stage(2, _module("import_checkpoint"), {"checkpoint": "checkpoint"}, tools=_TORCH),
     "import_onnx": Stage(1, _module("import_onnx"), {"exported": "exported"}, tools=("onnx",)),
     "prune": Stage(
-        1,
+        2,
         _module("prune"),
         {"checkpoint": "checkpoint"},
         consumes={"checkpoint": ("checkpoint",)},
         tools=(*_TORCH, "torch-pruning"),
     ),
-    "recover": Stage(
+    "prune_blocks": Stage(
         1,
+        _module("prune_blocks"),
+        {"checkpoint": "checkpoint", "blocks": "blocks"},
+        consumes={"checkpoint": ("checkpoint",)},
+        tools=(*_TORCH, "onnx", "onnxscript", "onnxruntime", "enginewright-runtime"),
+    ),
+    "factorize": Stage(
+        1, _module("factorize"), {"checkpoint": "checkpoint"}, consumes={"checkpoint": ("checkpoint",)}, tools=_TORCH
+    ),
+    "sparsify": Stage(
+        1, _module("sparsify"), {"checkpoint": "checkpoint"}, consumes={"checkpoint": ("checkpoint",)}, tools=_TORCH
+    ),
+    "recalibrate": Stage(
+        1, _module("recalibrate"), {"checkpoint": "checkpoint"}, consumes={"checkpoint": ("checkpoint",)}, tools=_TORCH
+    ),
+    "student": Stage(
+        1, _module("student"), {"checkpoint": "checkpoint"}, optional={"teacher": ("checkpoint",)}, tools=_TORCH
+    ),
+    "recover": Stage(
+        2,
         _module("recover"),
-        {"checkpoint": "checkpoint", "curve": "curve"},
+        {"checkpoint": "checkpoint", "curve": "curve", "ranges": "module-ranges"},
         consumes={"checkpoint": ("checkpoint",)},
         optional={"teacher": ("checkpoint",)},
         tools=_TORCH,
@@ -69,18 +88,34 @@ STAGES: Mapping[str, Stage] = {
         consumes={"exported": ("exported",)},
         tools=("onnx", "onnxsim", "onnxruntime", "numpy"),
     ),
-    "calibrate": Stage(
+    "equalize": Stage(
         1,
-        _module("calibrate"),
-        {"scales": "scales"},
+        _module("equalize"),
+        {"network": "network", "layers": "layers"},
         consumes={"network": ("network",)},
         tools=("onnx", "onnxruntime", "numpy"),
     ),
-    "quantize": Stage(
+    "calibrate": Stage(
+        2,
+        _module("calibrate"),
+        {"scales": "scales"},
+        consumes={"network": ("network",)},
+        optional={"learned": ("module-ranges",)},
+        tools=("onnx", "onnxruntime", "numpy"),
+    ),
+    "assign_precision": Stage(
         1,
+        _module("assign_precision"),
+        {"precision": "precision"},
+        consumes={"network": ("network",), "scales": ("scales",)},
+        tools=("onnx", "onnxruntime", "numpy", "enginewright-runtime"),
+    ),
+    "quantize": Stage(
+        2,
         _module("quantize"),
         {"quantized": "quantized", "layers": "layers"},
         consumes={"network": ("network",), "scales": ("scales",)},
+        optional={"precision": ("precision",)},
         tools=("onnx", "onnxruntime", "numpy"),
     ),
     "compile": Stage(

@@ -16,9 +16,9 @@ def run(step: RunningStep) -> Outcome:
     model = step.parameters["model"]
     weights = step.inputs["weights"]
     state = read_weights(weights, weights.suffix)
-    network = make_network(model, step.code_folder, state, {})
+    network = make_network(model, step.code_folder, state, ())
     signature = Signature.from_json(model)
     checked_outputs(network, signature.example(batch=2), signature)
-    save_checkpoint(step.output("checkpoint"), network.state_dict(), {})
+    save_checkpoint(step.output("checkpoint"), network.state_dict(), ())
     parameters = sum(parameter.numel() for parameter in network.parameters())
     return Outcome({"parameters": parameters, "tensors": len(state)})

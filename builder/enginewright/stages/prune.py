@@ -15,8 +15,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from enginewright.checkpoint import Kept, cut_down, load_checkpoint, make_network, save_checkpoint
+from enginewright.checkpoint import load_checkpoint, make_network, save_checkpoint
 from enginewright.datasets import load_data, load_split
+from enginewright.edits import Kept, KeptChannels
 from enginewright.errors import DataError, EnginewrightError, UserCodeError
 from enginewright.networks import checked_outputs, class_labels, count_macs, outputs_of, to_tensors
 from enginewright.running import Outcome, RunningStep
@@ -57,8 +58,8 @@ def run(step: RunningStep) -> Outcome:
     before = count_macs(network, signature)
     pruned = _search(network, signature, before, step)
     _check_rebuilds(network, pruned, signature)
-    kept = _composed(architecture, pruned.kept)
-    save_checkpoint(step.output("checkpoint"), pruned.network.state_dict(), kept)
+    edited = (*architecture, KeptChannels(pruned.kept))
+    save_checkpoint(step.output("checkpoint"), pruned.network.state_dict(), edited)
     return Outcome(
         {"macs_before": before, "macs": count_macs(pruned.network, signature), "removed": round(pruned.removed, 4)}
     )
@@ -231,21 +232,6 @@ def _tuple(channels: list[int] | None) -> tuple[int, ...] | None:
     return None if channels is None else tuple(channels)
 
 
-def _composed(before: Mapping[str, Kept], now: Mapping[str, Kept]) -> dict[str, Kept]:
-    """Kept channels as indices into the network of the factory, where it had been pruned before."""
-
-    def side(old: tuple[int, ...] | None, new: tuple[int, ...] | None) -> tuple[int, ...] | None:
-        if old is None or new is None:
-            return old if new is None else new
-        return tuple(old[channel] for channel in new)
-
-    paths = sorted({*before, *now})
-    pairs = {path: (before.get(path, Kept()), now.get(path, Kept())) for path in paths}
-    return {
-        path: Kept(side(old.inputs, new.inputs), side(old.outputs, new.outputs)) for path, (old, new) in pairs.items()
-    }
-
-
 def _check_rebuilds(network: nn.Module, pruned: Pruned, signature: Signature) -> None:
     """The outputs must keep their shapes, and the kept channels say it all: cutting the network down by them gives the
     very weights and outputs of the pruned one.
@@ -263,7 +249,7 @@ def _check_rebuilds(network: nn.Module, pruned: Pruned, signature: Signature) ->
                 hint=f"add the module that makes it to prune.keep: {' or '.join(likely or cut)}",
             )
     rebuilt = copy.deepcopy(network)
-    cut_down(rebuilt, pruned.kept)
+    KeptChannels(pruned.kept).apply(rebuilt)
     ours, theirs = rebuilt.state_dict(), pruned.network.state_dict()
     differing = [name for name in theirs if name not in ours or not torch.equal(ours[name], theirs[name])]
     if differing:
