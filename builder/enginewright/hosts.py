@@ -4,13 +4,14 @@ whose measurements compare.
 
 from __future__ import annotations
 
+from enginewright.errors import StepFailed
 from enginewright.graph.dialects import backend_dialect
-from enginewright.plan import HostFacts
+from enginewright.steps import HostFacts
 from enginewright.target import Target
 from enginewright_runtime import host
 from enginewright_runtime.backends import backend
 
-__all__ = ["host_facts"]
+__all__ = ["host_facts", "refuse_another_host"]
 
 
 def host_facts(target: Target) -> HostFacts:
@@ -21,3 +22,12 @@ def host_facts(target: Target) -> HostFacts:
         precision="bfloat16" if "amx_bf16" in host.instruction_sets() else "float32",
         fingerprint=host.fingerprint_id(host.fingerprint()),
     )
+
+
+def refuse_another_host(planned: str) -> None:
+    """Raise StepFailed where this is not the host that a build was planned on, by its fingerprint."""
+    if host.fingerprint_id(host.fingerprint()) != planned:
+        raise StepFailed(
+            "the build was planned on another host, and a measurement taken here would pass for one of that host",
+            hint="run the build where it is to be measured",
+        )

@@ -37,8 +37,14 @@ from enginewright_runtime.canonical import Json
 __all__ = ["HostFacts", "OutputOf", "Plan", "Step", "check_order", "make_plan"]
 
 # How latencies are taken (docs/measuring.md). `looks`: budgets are judged after this many sessions, and again after the
-# next number where that was INCONCLUSIVE.
-MEASURING: Mapping[str, Json] = {"looks": [6, 18], "rounds": 40, "chunk": 5}
+# next number where that was INCONCLUSIVE. `evicted`: how many sessions, and samples of each engine in them, are taken
+# with evicted caches.
+MEASURING: Mapping[str, Json] = {
+    "looks": [6, 18],
+    "rounds": 40,
+    "chunk": 5,
+    "evicted": {"sessions": 4, "samples": 30},
+}
 
 
 def make_plan(recipe: Recipe, target: Target, *, sources: Sources, host: HostFacts) -> Plan:
@@ -99,6 +105,7 @@ class _Layout:
                 "layers": layers,
                 "evaluation": OutputOf(evaluated, "evaluation"),
                 "measurement": OutputOf(measured, "measurement"),
+                "measurement_evicted": OutputOf(measured, "measurement_evicted"),
                 "reference_engine": OutputOf(reference_engine, "engine"),
                 "reference_layers": OutputOf(reference.step, "layers"),
                 "reference_evaluation": OutputOf(reference_evaluated, "evaluation"),
@@ -146,6 +153,8 @@ class _Layout:
             )
         else:
             assert isinstance(compress, (Factorize, Sparsify))
+            if isinstance(compress, Sparsify):
+                parameters["backend"] = self.target.backend  # whether its engines gain from the zeros is said
             name = self._add(self._unused(compress.KEY), compress.KEY, parameters, {"checkpoint": current}, code=True)
         return OutputOf(name, "checkpoint")
 
@@ -206,14 +215,12 @@ class _Layout:
             network = OutputOf(equalized, "network")
         kept = [] if quantize.keep_float == "auto" else list(quantize.keep_float)
         common: dict[str, Json] = {"model": self._signature(), "dialect": self.host.dialect, "keep_float": kept}
+        parameters = {"model": self._signature(), **_json(quantize.calibration)}
+        if quantize.calibration.method == "auto":
+            parameters.update(common, metric=self._metric())  # the methods are compared on the quantized network
         inputs = {"network": network}
-        calibrated = self._add(
-            "calibrate",
-            "calibrate",
-            {**common, "metric": self._metric(), **_json(quantize.calibration)},
-            inputs if self.learned is None else {**inputs, "learned": self.learned},
-            data=True,
-        )
+        learned = {} if self.learned is None else {"learned": self.learned}
+        calibrated = self._add("calibrate", "calibrate", parameters, {**inputs, **learned}, data=True)
         inputs["scales"] = OutputOf(calibrated, "scales")
         if quantize.keep_float == "auto":
             parameters = {
@@ -286,7 +293,7 @@ class _Layout:
             used.update(self.sources.arguments_of("metric"))
         if data or code:
             used.update(self.sources.code)
-        self.steps.append(Step(name, stage, parameters, inputs or {}, used))
+        self.steps.append(Step(name, stage, parameters, dict(inputs or {}), used))
         return name
 
     def _unused(self, name: str) -> str:

@@ -83,7 +83,7 @@ def order_of_compress_steps(compress: tuple[CompressStep, ...]) -> Iterator[Faul
             sentence = "must be the first step: its student replaces the network that the steps before it changed"
             yield Fault(("compress", place, "distill"), sentence)
         if step.KEY == "sparsify" and (spoiling := set(later) & {"prune", "prune_blocks", "factorize"}):
-            sentence = f"must come after {' and '.join(sorted(spoiling))}: they would break up its groups of four"
+            sentence = f"must come after {' and '.join(sorted(spoiling))}, which would break up its groups of four"
             yield Fault(("compress", place, "sparsify"), sentence)
         if step.KEY == "recover" and step.quantized and later[:1] != ["quantize"]:
             sentence = "must be followed by quantize, which uses the ranges that are learned"
@@ -100,7 +100,7 @@ def labels_are_needed(metric: Metric, compress: tuple[CompressStep, ...]) -> Ite
             )
             yield Fault(("compress", place, step.KEY), sentence)
         elif step.KEY == "prune" and step.importance in ("taylor", "hessian"):
-            sentence = f"must not be {step.importance}: it needs labels, and metric fidelity says that there are none"
+            sentence = f"must not be {step.importance}, which needs labels, and metric fidelity says that there are none: take magnitude"
             yield Fault(("compress", place, "prune", "importance"), sentence)
 
 

@@ -33,7 +33,8 @@ def time_side_by_side(
     seed: int = 0,
     on_round: Callable[[int, int], None] | None = None,
 ) -> dict[Label, list[int]]:
-    """Nanoseconds of `rounds` x `chunk` inferences of each engine, in the order taken; the same index is the same time.
+    """Nanoseconds of an inference of each engine in each of `rounds` rounds: the median of `chunk` of them. The same
+    index is the same round, so differences may be taken.
 
     `engines`: label -> the compiled engine and the settings that it is opened with. `on_round` is told the rounds done
     and their number. Raises EngineError where one cannot be opened or run.
@@ -52,7 +53,7 @@ def time_side_by_side(
             for label in generator.sample(order, len(order)):
                 taken = _chunk(opened[label].run, inputs, chunk)
                 if number >= 0:
-                    samples[label] += taken
+                    samples[label].append(sorted(taken)[chunk // 2])
     return samples
 
 

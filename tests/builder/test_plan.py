@@ -2,9 +2,26 @@
 
 from __future__ import annotations
 
+import itertools
+import math
+from dataclasses import replace
+
 import pytest
 from tests.tiny_project import TINY
 
+from enginewright.compression import (
+    Calibration,
+    CompressStep,
+    Distill,
+    Factorize,
+    Prune,
+    PruneBlocks,
+    Quantize,
+    Recalibrate,
+    Recover,
+    Sparsify,
+    Student,
+)
 from enginewright.errors import UsageError
 from enginewright.graph.dialects import DIALECTS
 from enginewright.plan import HostFacts, OutputOf, Plan, Step, check_order, make_plan
@@ -33,11 +50,11 @@ def test_a_parameter_of_pruning_reaches_the_pruning_step_and_the_packed_recipe_o
 
 
 def test_another_dialect_changes_how_the_network_is_quantized() -> None:
-    assert changed(plan_of({}), plan_of({}, dialect="onnxruntime-arm")) == ["quantize"]
+    assert changed(plan_of({}), plan_of({}, dialect="onnxruntime-arm")) == ["assign_precision", "quantize"]
 
 
-def test_another_host_makes_the_measurement_stale_and_nothing_else() -> None:
-    assert changed(plan_of({}), plan_of({}, fingerprint="0" * 64)) == ["measure"]
+def test_another_host_makes_what_was_measured_stale_and_nothing_else() -> None:
+    assert changed(plan_of({}), plan_of({}, fingerprint="0" * 64)) == ["assign_precision", "measure"]
 
 
 def test_only_the_engine_of_the_quantized_network_gets_its_dialects_settings() -> None:
@@ -80,3 +97,83 @@ def test_an_input_that_no_earlier_step_makes_is_named() -> None:
 def test_a_missing_input_is_named() -> None:
     with pytest.raises(UsageError, match=r"step 'export' \(export\) lacks its input 'checkpoint'"):
         check_order([Step("export", "export", {})], STAGES)
+
+
+def plan_with(*compress: CompressStep) -> Plan:
+    recipe = load_recipe(TINY / "tiny.yaml", target=CPU, settings={}, environment={})
+    host = HostFacts("onnxruntime-x86-vnni", {"onnxruntime": "1.31.1"}, "float32", "f" * 64)
+    return make_plan(replace(recipe, compress=compress), CPU, sources=SOURCES, host=host)
+
+
+RECOVER = Recover(epochs=2, learning_rate=0.001, distill=Distill())
+
+
+def test_rounds_of_pruning_remove_together_what_is_asked_and_recover_in_between() -> None:
+    plan = plan_with(Prune(macs=0.6, rounds=3, between=RECOVER), RECOVER)
+    names = [step.name for step in plan.steps if step.stage in ("prune", "recover")]
+    assert names == ["prune", "recover", "prune-2", "recover-2", "prune-3", "recover-3"]
+    left = math.prod(1 - plan.step(name).parameters["macs"] for name in ("prune", "prune-2", "prune-3"))
+    assert left == pytest.approx(0.4, abs=1e-4)
+    assert plan.step("prune-2").inputs["checkpoint"] == OutputOf("recover", "checkpoint")
+    assert plan.step("recover-3").inputs["teacher"] == OutputOf("import", "checkpoint")
+
+
+def test_pruning_rounds_to_the_targets_channels_where_the_recipe_says_nothing() -> None:
+    target = replace(CPU, channel_multiple=16)
+    recipe = load_recipe(TINY / "tiny.yaml", target=CPU, settings={}, environment={})
+    host = HostFacts("onnxruntime-x86-vnni", {}, "float32", "f" * 64)
+    for asked, wanted in ((None, 16), (4, 4)):
+        pruned = replace(recipe, compress=(Prune(macs=0.5, round_to=asked),))
+        plan = make_plan(pruned, target, sources=SOURCES, host=host)
+        assert plan.step("prune").parameters["round_to"] == wanted
+
+
+def test_after_distillation_the_network_is_the_students_and_the_teacher_the_recipes() -> None:
+    student = Student(epochs=3, learning_rate=0.01, factory="model:Small", arguments={"width": 4})
+    plan = plan_with(student, Prune(macs=0.3), RECOVER)
+    models = {
+        step.name: step.parameters["model"]["factory"]
+        for step in plan.steps
+        if "model" in step.parameters and "factory" in step.parameters["model"]
+    }
+    assert models["import"] == models["reference/export"] == "model:TinyNet"
+    assert {models[name] for name in ("student", "distill", "prune", "recover", "export")} == {"model:Small"}
+    assert plan.step("recover").parameters["teacher_model"]["factory"] == "model:TinyNet"
+    assert plan.step("distill").inputs == {
+        "checkpoint": OutputOf("student", "checkpoint"),
+        "teacher": OutputOf("import", "checkpoint"),
+    }
+
+
+def test_ranges_of_training_in_int8_reach_the_calibration() -> None:
+    plan = plan_with(replace(RECOVER, quantized=True), Quantize())
+    assert plan.step("calibrate").inputs["learned"] == OutputOf("recover", "ranges")
+    assert plan.step("recover").parameters["dialect"] == "onnxruntime-x86-vnni"
+    assert "learned" not in plan_with(RECOVER, Quantize()).step("calibrate").inputs
+
+
+def test_precision_is_measured_unless_the_layers_are_named() -> None:
+    assert plan_with(Quantize()).step("quantize").inputs["precision"] == OutputOf("assign_precision", "precision")
+    named = plan_with(Quantize(keep_float=("head",)))
+    assert "assign_precision" not in [step.name for step in named.steps]
+    assert named.step("quantize").parameters["keep_float"] == ["head"]
+
+
+def test_ranges_do_not_depend_on_the_dialect_unless_the_method_is_chosen_by_trying() -> None:
+    fixed, tried = (plan_with(Quantize(calibration=Calibration(method=name))) for name in ("mse", "auto"))
+    assert "dialect" not in fixed.step("calibrate").parameters
+    assert tried.step("calibrate").parameters["dialect"] == "onnxruntime-x86-vnni"
+
+
+def test_equalization_changes_what_is_calibrated_and_quantized() -> None:
+    plan = plan_with(Quantize(equalize=True))
+    for name in ("calibrate", "assign_precision", "quantize"):
+        assert plan.step(name).inputs["network"] == OutputOf("equalize", "network")
+
+
+def test_every_compress_step_of_a_checkpoint_follows_the_one_before() -> None:
+    steps = (PruneBlocks(blocks=1), Factorize(macs=0.2), Recalibrate(), Sparsify(), RECOVER)
+    plan = plan_with(*steps)
+    chain = ["import", "prune_blocks", "factorize", "recalibrate", "sparsify", "recover"]
+    for before, after in itertools.pairwise(chain):
+        assert plan.step(after).inputs["checkpoint"] == OutputOf(before, "checkpoint")

@@ -8,21 +8,9 @@ from pathlib import Path
 
 import pytest
 
+from enginewright.compression import Calibration, Distill, Prune, Quantize, Recover
 from enginewright.errors import RecipeError
-from enginewright.recipe import (
-    Budget,
-    Calibration,
-    Data,
-    Distill,
-    Factory,
-    Prune,
-    Quantize,
-    Recipe,
-    Recover,
-    TensorSpec,
-    effective_budget,
-    load_recipe,
-)
+from enginewright.recipe import Budget, Data, Factory, Recipe, TensorSpec, effective_budget, load_recipe
 from enginewright.target import Target
 
 GOLDEN = Path(__file__).parents[1] / "golden/errors/recipes"
@@ -84,7 +72,7 @@ def test_a_recipe_becomes_frozen_values(load):
     assert recipe.compress == (
         Prune(macs=0.35, importance="magnitude", round_to=4, keep=("head",)),
         Recover(epochs=4, learning_rate=0.001, distill=Distill(temperature=2.0, weight=0.7)),
-        Quantize(calibration=Calibration(samples=256), keep_float=("/head/*",)),
+        Quantize(calibration=Calibration(method="entropy", samples=256), keep_float=("/head/*",)),
     )
     with pytest.raises(AttributeError):
         recipe.compress[0].macs = 0.5
@@ -92,11 +80,12 @@ def test_a_recipe_becomes_frozen_values(load):
 
 def test_what_is_left_out_has_its_default(load):
     recipe = load(SIGNS.replace("importance: magnitude, macs: 0.35, round_to: 4, keep: [head]", "macs: 0.35"))
-    assert recipe.compress[0] == Prune(macs=0.35, importance="taylor", round_to=8, keep=(), samples=512)
+    assert recipe.compress[0] == Prune(macs=0.35, importance="taylor", round_to=None, keep=(), samples=512, rounds=1)
     assert Recover(epochs=1, learning_rate=0.1) == Recover(
         epochs=1, learning_rate=0.1, batch_size=64, weight_decay=0.0005, seed=0, distill=None
     )
-    assert Calibration() == Calibration(method="entropy", samples=512)
+    assert Calibration() == Calibration(method="auto", samples=512)
+    assert Quantize() == Quantize(keep_float="auto", accuracy_drop=None, equalize=False, correct_bias=False)
     assert recipe.summary == ""
 
 

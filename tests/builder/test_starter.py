@@ -13,9 +13,10 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file
 
+from enginewright.compression import Prune, Quantize, Recover
 from enginewright.errors import UsageError
 from enginewright.project import find_project
-from enginewright.recipe import Prune, Quantize, Recipe, Recover, load_recipe
+from enginewright.recipe import Recipe, load_recipe
 from enginewright.starter import STARTER_FILES, write_starter
 from enginewright.target import catalogue, load_target
 
