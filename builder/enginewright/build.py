@@ -144,7 +144,7 @@ def _run(job: Job, step: Step, freshness: Freshness, watch: Watch) -> StepResult
         locations={label: source.location for label, source in step.sources.items()},
         store=job.store.root,
         project=job.project.root,
-        code_folder=job.project.code_folder(job.recipe.path),
+        code_folder=job.project.code_folder(job.recipe.path, job.recipe.code),
     )
 
     def hear(event: Mapping[str, Json]) -> None:

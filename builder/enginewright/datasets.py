@@ -8,6 +8,7 @@ may offer `__getitems__(indices)`, as torch's DataLoader knows it.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -16,10 +17,12 @@ import numpy as np
 
 from enginewright.errors import DataError
 from enginewright.running import RunningStep
-from enginewright.signature import Array, InputSpec, Signature
+from enginewright.signature import SYMBOLIC_SIZE, Array, InputSpec, Signature
 from enginewright.user_code import call_factory, users
 
 __all__ = ["Batch", "Split", "class_names", "load_data", "load_split"]
+
+_BATCH_BYTES = 2 << 20  # of inputs; what a network makes of them inside is many times as much
 
 
 @dataclass(frozen=True)
@@ -43,6 +46,16 @@ class Split:
 
     def __len__(self) -> int:
         return len(self.samples)
+
+    def batch_size(self, most: int) -> int:
+        """How many samples to take at once: the network's own batch size where that is fixed, else at most `most`, and
+        fewer of large inputs.
+        """
+        sample_bytes = 0
+        for spec in self.signature.inputs.values():
+            sizes = (size if isinstance(size, int) else SYMBOLIC_SIZE for size in spec.shape[1:])
+            sample_bytes += np.dtype(spec.dtype).itemsize * math.prod(sizes)
+        return self.signature.batch_size(max(1, min(most, _BATCH_BYTES // sample_bytes)))
 
     def batches(self, size: int, *, order: Sequence[int] | None = None) -> Iterator[Batch]:
         """Batches of `size` samples (the last may be smaller), in the given order of indices or from the first to the

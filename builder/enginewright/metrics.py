@@ -61,18 +61,22 @@ def make_metric(description: Mapping[str, Any], code_folder: Path) -> Metric:
 
 
 class Classification:
-    """Keeps the true and the called class of every sample; the first output holds the class scores on its last axis."""
+    """Counts the samples of each true class that were called each class; the first output holds the class scores on its
+    last axis.
+    """
 
     name = "classification"
 
     def __init__(self) -> None:
-        self._truths: list[Array] = []
-        self._calls: list[Array] = []
-        self._classes = 0
+        self.confusion: npt.NDArray[np.int64] = np.zeros((0, 0), np.int64)
 
     def update(self, outputs: Mapping[str, Array], labels: Array | None, reference: Mapping[str, Array] | None) -> None:
         scores = next(iter(outputs.values()))
-        self._classes = scores.shape[-1]
+        classes = scores.shape[-1]
+        if not self.confusion.size:
+            self.confusion = np.zeros((classes, classes), np.int64)
+        if classes != len(self.confusion):
+            raise DataError(f"the network gave scores for {len(self.confusion)} classes, and now for {classes}")
         truth = self._truth(labels, reference)
         if truth.shape != scores.shape[:-1] or truth.dtype.kind not in "iu":
             raise DataError(
@@ -80,13 +84,13 @@ class Classification:
                 f"beside scores of shape {list(scores.shape)}",
                 hint="name a metric factory of your own under 'metric'",
             )
-        if truth.size and not 0 <= truth.min() <= truth.max() < self._classes:
+        if truth.size and not 0 <= truth.min() <= truth.max() < classes:
             raise DataError(
-                f"labels run from {truth.min()} to {truth.max()}, but the network has {self._classes} classes",
+                f"labels run from {truth.min()} to {truth.max()}, but the network has {classes} classes",
                 hint="check the data factory, and the classes that the model is made with",
             )
-        self._truths.append(truth.ravel())
-        self._calls.append(scores.argmax(-1).ravel())
+        pairs = truth.ravel().astype(np.int64) * classes + scores.argmax(-1).ravel()
+        np.add.at(self.confusion.reshape(-1), pairs, 1)
 
     def _truth(self, labels: Array | None, reference: Mapping[str, Array] | None) -> Array:
         if labels is None:
@@ -95,12 +99,6 @@ class Classification:
                 hint="use 'metric: fidelity' without labels",
             )
         return labels
-
-    @property
-    def confusion(self) -> npt.NDArray[np.int64]:
-        table = np.zeros((self._classes, self._classes), np.int64)
-        np.add.at(table, (np.concatenate(self._truths), np.concatenate(self._calls)), 1)
-        return table
 
 
 class Top1(Classification):

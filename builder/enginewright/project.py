@@ -55,16 +55,19 @@ class Project:
             hint=f"`ls {self.recipes}` lists the recipes; `enginewright init` writes one to start from",
         )
 
-    def code_folder(self, recipe: Path) -> Path:
-        """The folder beside a recipe's file, of the same name, with its Python and its weights; it need not exist."""
-        return recipe.absolute().with_suffix("")
+    def code_folder(self, recipe: Path, code: str | None = None) -> Path:
+        """The folder beside a recipe's file with its Python and its weights: of the name `code`, or of the recipe's.
 
-    def locate(self, recipe: Path, written: str) -> Path:
+        It need not exist.
+        """
+        return recipe.absolute().with_name(code or recipe.stem)
+
+    def locate(self, recipe: Path, written: str, *, code: str | None = None) -> Path:
         """Where a path that stands in a recipe's file lies; whether it is there is not looked at.
 
         Relative to the recipe's folder, or to the project where it starts with ./ or ../ (or /).
         """
-        base = self.root if written.startswith(("/", "./", "../")) else self.code_folder(recipe)
+        base = self.root if written.startswith(("/", "./", "../")) else self.code_folder(recipe, code)
         return Path(os.path.normpath(base / written))
 
 

@@ -182,6 +182,16 @@ class Recipe:
     )
     name: str = field(metadata={RULE: Rule("the name of the file, without .yaml", pattern=_NAME, words=_NAME_WORDS)})
     summary: str = field(default="", metadata={RULE: Rule("one line for lists and reports")})
+    code: str | None = field(
+        default=None,
+        metadata={
+            RULE: Rule(
+                "folder in recipes/ whose Python and weights it uses, where it is another recipe's",
+                pattern=_NAME,
+                words=_NAME_WORDS,
+            )
+        },
+    )
     model: Model = field(metadata={RULE: Rule("the trained network")})
     data: Data = field(metadata={RULE: Rule("where the samples come from that the steps and the metric use")})
     metric: Metric = field(

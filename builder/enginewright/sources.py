@@ -68,7 +68,12 @@ def place_sources(value: Json, sources: Mapping[str, Source]) -> Json:
 
 def gather_sources(recipe: Recipe, project: Project) -> Sources:
     """Digest everything that `recipe` names. Raises DataError where the weights or the network are not there."""
-    code_folder = project.code_folder(recipe.path)
+    code_folder = project.code_folder(recipe.path, recipe.code)
+    if recipe.code is not None and not code_folder.is_dir():
+        raise DataError(
+            f"{recipe.path}: code: there is no folder {code_folder}",
+            hint="name the folder of another recipe, or leave `code` out",
+        )
     code = {
         f"code/{path.relative_to(code_folder).as_posix()}": Source(sha256_file(path), str(path))
         for path in sorted(code_folder.rglob("*.py"))
@@ -76,7 +81,7 @@ def gather_sources(recipe: Recipe, project: Project) -> Sources:
     files = {}
     for label, written in (("weights", recipe.model.weights), ("onnx", recipe.model.onnx)):
         if written is not None:
-            path = project.locate(recipe.path, written)
+            path = project.locate(recipe.path, written, code=recipe.code)
             files[label] = Source(_digest_of_file(path, label, recipe), str(path))
     arguments = {}
     parts = [("data", recipe.data.arguments), ("model", recipe.model.arguments)]

@@ -45,7 +45,7 @@ class Target:
         }
     )
     summary: str = field(default="", metadata={RULE: Rule("one line for lists and reports")})
-    backend: Literal["onnxruntime"] = field(metadata={RULE: Rule("what compiles and runs the engine")})
+    backend: Literal["onnxruntime", "openvino"] = field(metadata={RULE: Rule("what compiles and runs the engine")})
     build: Literal["here"] = field(
         metadata={RULE: Rule("where the engine is compiled: here is the computer that runs the build")}
     )

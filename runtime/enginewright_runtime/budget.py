@@ -109,15 +109,15 @@ def _latency(percent: float, name: str, limit: float, evidence: Evidence) -> Fin
         return _unmeasured(name, limit, "no latency was measured")
     if len({session.size for session in sessions}) != 1:
         return _unmeasured(name, limit, "the sessions have different numbers of samples")
-    pooled = np.sort(np.concatenate(sessions))
     allowed = (100 - percent) / 100
-    share_beyond = partial(_share_beyond, sessions, ALPHA / evidence.looks)
+    alpha = ALPHA / evidence.looks
     try:
-        value = percentile(pooled, percent) / 1e6
-        low, high = share_beyond(limit * 1e6)
+        value = percentile(np.concatenate(sessions), percent) / 1e6
+        low, high = _share_beyond(sessions, alpha, limit * 1e6)
     except NotEnoughSamples as error:
         return _unmeasured(name, limit, error.message)
-    low_ms, high_ms = _percentile_interval_ms(share_beyond, pooled, allowed)
+    low_ns, high_ns = percentile_interval_ns(sessions, percent, alpha=alpha)
+    low_ms, high_ms = low_ns / 1e6, None if high_ns is None else high_ns / 1e6
     verdict = Verdict.PASS if high <= allowed else Verdict.FAIL if low > allowed else Verdict.INCONCLUSIVE
     shares = f"{low:.2%} to {high:.2%} of inferences are slower than it, and {allowed:.0%} may be"
     return Finding(name, limit, value, low_ms, high_ms, verdict, f"{_relation(name, value, limit, verdict)}: {shares}")
@@ -130,18 +130,22 @@ def _share_beyond(sessions: Sequence[npt.NDArray[np.int64]], alpha: float, limit
     return korn_graubard(beyond, each, alpha)
 
 
-def _percentile_interval_ms(
-    share_beyond: Callable[[float], tuple[float, float]], pooled: npt.NDArray[np.int64], allowed: float
+def percentile_interval_ns(
+    sessions_ns: Sequence[Sequence[int] | npt.NDArray[np.int64]], percent: float, *, alpha: float = ALPHA
 ) -> tuple[float, float | None]:
-    """The samples between which the percentile lies: a budget fails below the first, and passes from the second on.
+    """The samples between which a percentile lies: a budget fails below the first, and passes from the second on.
 
-    The second is None where no sample is a limit that passes.
+    Each end is wrong with a probability of `alpha` at most. The second is None where no sample is a limit that passes.
+    Raises NotEnoughSamples below two sessions; all have as many samples.
     """
-    limits = [float(sample) for sample in pooled]
+    sessions = [np.sort(np.asarray(session, dtype=np.int64)) for session in sessions_ns]
+    allowed = (100 - percent) / 100
+    share_beyond = partial(_share_beyond, sessions, alpha)
+    limits = [float(sample) for sample in np.sort(np.concatenate(sessions))]
     passing = bisect_left(limits, True, key=lambda limit: share_beyond(limit)[1] <= allowed)
     failing = bisect_left(limits, True, key=lambda limit: share_beyond(limit)[0] <= allowed)
     # Beyond the largest sample there is nothing, so that a budget of it never fails, and `failing` is always an index.
-    return limits[failing] / 1e6, limits[passing] / 1e6 if passing < len(limits) else None
+    return limits[failing], limits[passing] if passing < len(limits) else None
 
 
 def _size(name: str, limit: float, evidence: Evidence) -> Finding:

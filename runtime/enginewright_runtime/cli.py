@@ -25,6 +25,7 @@ from enginewright_runtime.exit_codes import ExitCode
 from enginewright_runtime.golden import OutputAgreement, one_sample, read_golden
 from enginewright_runtime.manifest import EngineEntry, Manifest
 from enginewright_runtime.measure import EngineToMeasure, Measurement, measure
+from enginewright_runtime.measurement import Protocol, pooled_ns
 from enginewright_runtime.npz import read_npz, write_npz
 from enginewright_runtime.session import fitting_engine, open_bundle
 from enginewright_runtime.stats import percentile
@@ -86,6 +87,12 @@ def _parser() -> argparse.ArgumentParser:
             command.add_argument("--output", type=Path, metavar="Y.npz", help="where to write the outputs")
         if name == "bench":
             command.add_argument("--sessions", type=_positive, default=5, help="how many fresh processes (%(default)s)")
+            command.add_argument(
+                "--caches",
+                choices=("warm", "evicted"),
+                default="warm",
+                help="how each inference finds the processor's caches; budgets are of warm ones (%(default)s)",
+            )
             command.add_argument("--output", type=Path, metavar="M.json", help="where to write all raw samples")
     return parser
 
@@ -141,16 +148,23 @@ def _bench(options: argparse.Namespace) -> Answer:
         path = Path(folder) / "engine"
         path.write_bytes(bundle.read(entry.path))
         engine = EngineToMeasure(path, entry.backend, entry.settings)
-        measurement = measure({"engine": engine}, inputs, sessions=options.sessions, on_progress=_progress)
+        measurement = measure(
+            {"engine": engine}, inputs, sessions=options.sessions, caches=options.caches, on_progress=_progress
+        )
     if options.output:
         _write(options.output, measurement.to_bytes())
+    if options.caches == "evicted":
+        return _bench_answer(bundle, entry, measurement, None)
     findings = judge(bundle.manifest.budget, _evidence(bundle.manifest, entry, measurement))
     return _bench_answer(bundle, entry, measurement, findings)
 
 
-def _bench_answer(bundle: Bundle, entry: EngineEntry, measurement: Measurement, findings: Sequence[Finding]) -> Answer:
-    verdict = overall(findings)
-    pooled = [sample for session in measurement.sessions_ns("engine") for sample in session]
+def _bench_answer(
+    bundle: Bundle, entry: EngineEntry, measurement: Measurement, findings: Sequence[Finding] | None
+) -> Answer:
+    """`findings` are None where the measurement is none that budgets are judged by."""
+    verdict = None if findings is None else overall(findings)
+    pooled = pooled_ns("engine", measurement)
     percentiles: dict[str, float | None] = {}
     processes = f"{len(measurement.sessions)} fresh processes"
     lines = [f"{bundle.manifest.name} on {entry.fingerprint}: {len(pooled)} inferences in {processes}"]
@@ -163,19 +177,19 @@ def _bench_answer(bundle: Bundle, entry: EngineEntry, measurement: Measurement, 
             lines.append(f"  {error.message}")
     protocol = measurement.protocol
     lines.append(
-        f"  threads {protocol.threads['engine']}, caches {protocol.caches}, {protocol.clock} clock, "
+        f"  threads {protocol.threads['engine']}, {_caches(protocol)}, {protocol.clock} clock, "
         f"peak memory {measurement.peak_rss_bytes('engine') / (1 << 20):.1f} MiB with the libraries"
     )
     unsettled = sum(not session.warm_up["engine"].settled for session in measurement.sessions)
     if unsettled:
         lines.append(f"  in {unsettled} of the processes the latency never became steady while warming up")
-    lines += [f"{finding.verdict.value:12} {finding.sentence}" for finding in findings]
-    lines.append(f"verdict: {verdict.value}" if findings else "verdict: PASS, for the bundle demands nothing")
+    lines += [f"{finding.verdict.value:12} {finding.sentence}" for finding in findings or ()]
+    lines.append(_verdict_line(findings))
     found: dict[str, Json] = {
         "bundle": str(bundle.path),
         "engine": entry.fingerprint,
-        "verdict": verdict.value,
-        "findings": [finding.to_json() for finding in findings],
+        "verdict": verdict.value if verdict else None,
+        "findings": [finding.to_json() for finding in findings or ()],
         "samples": len(pooled),
         "latency_ns": percentiles,
         "peak_rss_bytes": measurement.peak_rss_bytes("engine"),
@@ -183,7 +197,19 @@ def _bench_answer(bundle: Bundle, entry: EngineEntry, measurement: Measurement, 
         "protocol": protocol.to_json(),
         "host": measurement.host,
     }
-    return Answer(verdict.exit_code, found, lines)
+    return Answer(verdict.exit_code if verdict else ExitCode.OK, found, lines)
+
+
+def _verdict_line(findings: Sequence[Finding] | None) -> str:
+    if findings is None:
+        return "no verdict: budgets are judged with warm caches"
+    return f"verdict: {overall(findings).value}" if findings else "verdict: PASS, for the bundle demands nothing"
+
+
+def _caches(protocol: Protocol) -> str:
+    if protocol.caches == "warm":
+        return "caches warm"
+    return f"caches evicted by {protocol.evicted_bytes / (1 << 20):.0f} MiB before each inference"
 
 
 def _evidence(manifest: Manifest, entry: EngineEntry, measurement: Measurement) -> Evidence:

@@ -16,6 +16,7 @@ from pathlib import Path
 from types import TracebackType
 
 from enginewright_runtime.backends import Array
+from enginewright_runtime.caches import Caches, bytes_to_evict
 from enginewright_runtime.canonical import Json, sha256_file
 from enginewright_runtime.host import conditions, fingerprint
 from enginewright_runtime.measurement import MeasuredEngine, Measurement, Protocol, SessionRecord
@@ -25,7 +26,8 @@ from enginewright_runtime.worker_process import WorkerProcess
 
 __all__ = ["EngineToMeasure", "Measurement", "Measuring", "WarmUpRule", "measure"]
 
-DROPPED_PER_CHUNK = 1  # after a switch, an inference finds the other engine's data in the caches
+# After a switch, an inference finds the other engine's data in the caches: that is what evicted ones are to be.
+DROPPED_PER_CHUNK: Mapping[Caches, int] = {"warm": 1, "evicted": 0}
 _DEFAULT_WARM_UP = WarmUpRule()
 
 
@@ -47,17 +49,19 @@ def measure(
     chunk: int = 5,
     seed: int = 0,
     warm_up: WarmUpRule = _DEFAULT_WARM_UP,
+    caches: Caches = "warm",
     on_progress: Callable[[int, int], None] | None = None,
 ) -> Measurement:
     """Take `sessions` sessions of `rounds` rounds of `chunk` samples of each engine, all on the same inputs.
 
-    `engines` is by label. `seed` decides the order within the rounds. `on_progress` is called with the number of
+    `engines` is by label. `seed` decides the order within the rounds. `caches`: how each inference is to find them,
+    see enginewright_runtime.caches. `on_progress` is called with the number of
     sessions done and `sessions`. Raises MeasurementError where a process dies, stops answering or answers nonsense,
     with what it wrote to its standard error. Whatever happens, all processes have ended on return.
     """
     if sessions < 1:
         raise ValueError("a measurement has one session at the least")
-    with Measuring(engines, inputs, rounds=rounds, chunk=chunk, seed=seed, warm_up=warm_up) as measuring:
+    with Measuring(engines, inputs, rounds=rounds, chunk=chunk, seed=seed, warm_up=warm_up, caches=caches) as measuring:
         for done in range(sessions):
             if on_progress:
                 on_progress(done, sessions)
@@ -82,6 +86,7 @@ class Measuring:
         chunk: int,
         seed: int,
         warm_up: WarmUpRule = _DEFAULT_WARM_UP,
+        caches: Caches = "warm",
     ) -> None:
         if not engines or min(rounds, chunk) < 1:
             raise ValueError("a session has one engine, one round and one sample a chunk at the least")
@@ -89,6 +94,8 @@ class Measuring:
         self._identities = {label: _identity(engine) for label, engine in engines.items()}
         self._inputs = dict(inputs)
         self._rounds, self._chunk, self._seed, self._warm_up = rounds, chunk, seed, warm_up
+        self._caches: Caches = caches
+        self._evicted_bytes = bytes_to_evict() if caches == "evicted" else 0
         self._generator = random.Random(seed)
         self._sessions: list[SessionRecord] = []
         self._folder = ExitStack()
@@ -136,9 +143,11 @@ class Measuring:
                 sessions=len(self._sessions),
                 rounds=self._rounds,
                 chunk=self._chunk,
-                dropped_per_chunk=DROPPED_PER_CHUNK,
+                dropped_per_chunk=DROPPED_PER_CHUNK[self._caches],
                 seed=self._seed,
                 warm_up=self._warm_up,
+                caches=self._caches,
+                evicted_bytes=self._evicted_bytes,
             ),
             engines=self._identities,
             sessions=tuple(self._sessions),
@@ -151,17 +160,19 @@ class Measuring:
             "backend": engine.backend,
             "settings": engine.settings,
             "inputs": str(self._inputs_path),
+            "evicted_bytes": self._evicted_bytes,
         }
 
     def _warm(self, worker: WorkerProcess) -> WarmUp:
         return WarmUp.from_json(worker.ask("warm_up", **self._warm_up.to_json()))
 
     def _take_rounds(self, workers: Mapping[str, WorkerProcess]) -> tuple[dict[str, list[int]], dict[str, list[int]]]:
+        drop = DROPPED_PER_CHUNK[self._caches]
         samples: dict[str, list[int]] = {label: [] for label in workers}
         cpu: dict[str, list[int]] = {label: [] for label in workers}
         for _ in range(self._rounds):
             for label, worker in self._shuffled(workers):
-                answer = worker.ask("chunk", count=self._chunk, drop=DROPPED_PER_CHUNK)
+                answer = worker.ask("chunk", count=self._chunk, drop=drop)
                 taken = answer.field("samples_ns").integers()
                 if len(taken) != self._chunk:
                     raise answer.field("samples_ns").refuse(f"must have {self._chunk} samples")

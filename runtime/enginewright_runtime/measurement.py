@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from enginewright_runtime.caches import Caches
 from enginewright_runtime.canonical import Json, canonical_bytes, strict_json
 from enginewright_runtime.errors import MeasurementError
 from enginewright_runtime.json_field import JsonField
 from enginewright_runtime.warm_up import WarmUp, WarmUpRule
 
-FORMAT = 1  # 1: the first
+FORMAT = 2  # 1: the first; 2: protocol.evicted_bytes, which was 0 before
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -18,6 +19,7 @@ class Protocol:
     """How a measurement was taken; it stands beside every figure that comes from it.
 
     `threads` is per engine. `dropped_per_chunk` inferences at the start of each chunk are not among the samples.
+    `evicted_bytes` were written before each sample where the caches were evicted, and none where they were warm.
     """
 
     threads: Mapping[str, int]
@@ -28,8 +30,17 @@ class Protocol:
     dropped_per_chunk: int
     seed: int
     warm_up: WarmUpRule
-    caches: str = "warm"
+    caches: Caches = "warm"
+    evicted_bytes: int = 0
     clock: str = "wall"
+
+    def differences(self, other: Protocol) -> list[str]:
+        """In what two protocols differ that makes their figures different things, as "caches warm against evicted"."""
+        return [
+            f"{name} {mine} against {theirs}"
+            for name, mine in vars(self).items()
+            if name not in _OF_THE_NUMBER and (theirs := getattr(other, name)) != mine
+        ]
 
     def to_json(self) -> dict[str, Json]:
         """The protocol as a JSON object."""
@@ -38,6 +49,7 @@ class Protocol:
     @classmethod
     def from_json(cls, field: JsonField) -> Protocol:
         """Read what `to_json` wrote."""
+        caches, evicted_bytes = _caches(field)
         return cls(
             threads={label: threads.integer(least=1) for label, threads in field.field("threads").fields().items()},
             interleaved=field.field("interleaved").boolean(),
@@ -47,9 +59,26 @@ class Protocol:
             dropped_per_chunk=field.field("dropped_per_chunk").integer(),
             seed=field.field("seed").integer(),
             warm_up=WarmUpRule.from_json(field.field("warm_up")),
-            caches=field.field("caches").text(),
+            caches=caches,
+            evicted_bytes=evicted_bytes,
             clock=field.field("clock").text(),
         )
+
+
+# These say how many samples there are and in which order they came, and not what a sample is.
+_OF_THE_NUMBER = ("sessions", "rounds", "seed")
+
+
+def _caches(field: JsonField) -> tuple[Caches, int]:
+    """The caches, and how many bytes were written to evict them; a protocol of format 1 does not say."""
+    fields = field.fields()
+    evicted_bytes = fields["evicted_bytes"].integer() if "evicted_bytes" in fields else 0
+    caches = field.field("caches").text()
+    if caches == "warm" and evicted_bytes == 0:
+        return "warm", 0
+    if caches == "evicted" and evicted_bytes > 0:
+        return "evicted", evicted_bytes
+    raise field.field("caches").refuse(f"must be warm, or evicted by some bytes (evicted_bytes is {evicted_bytes})")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -81,7 +110,7 @@ class SessionRecord:
     """One session: fresh processes, one an engine. Every mapping is by the engine's label.
 
     `samples_ns` are in the order in which they were taken, one chunk a round. `cpu_ns` is the CPU time of all threads
-    of a process during each chunk's samples.
+    of a process during each chunk's samples. Evicting is in neither, and its buffer not in `peak_rss_bytes`.
     """
 
     samples_ns: Mapping[str, tuple[int, ...]]
@@ -125,6 +154,24 @@ class Measurement:
     def peak_rss_bytes(self, label: str) -> int:
         """The most memory that any of one engine's processes has had resident, its libraries included."""
         return max(session.peak_rss_bytes[label] for session in self.sessions)
+
+    def with_caches(self, caches: Caches) -> Measurement:
+        """This measurement; raises MeasurementError where its caches were otherwise."""
+        if self.protocol.caches != caches:
+            raise MeasurementError(
+                f"a measurement with {caches} caches was expected, and this is {self.protocol.caches}"
+            )
+        return self
+
+    def require_alike(self, other: Measurement) -> None:
+        """Raises MeasurementError, which says why, where a figure of one does not compare with a figure of the other.
+
+        Figures compare where host and protocol are the same, whatever the engines.
+        """
+        differences = self.protocol.differences(other.protocol)
+        differences += [] if self.host == other.host else ["another host"]
+        if differences:
+            raise MeasurementError(f"these measurements do not compare: {', '.join(differences)}")
 
     def to_json(self) -> dict[str, Json]:
         """The measurement as a JSON object."""
@@ -173,3 +220,15 @@ class Measurement:
             for name in ("samples_ns", "cpu_ns", "warm_up", "peak_rss_bytes"):
                 if set(getattr(session, name)) != wanted:
                     raise MeasurementError(f"{source}: sessions[{index}].{name} must be of {', '.join(sorted(wanted))}")
+
+
+def pooled_ns(label: str, *measurements: Measurement) -> list[int]:
+    """All samples of one engine, session by session.
+
+    Raises MeasurementError where the measurements are not alike or of another engine, and says in what they differ.
+    """
+    for other in measurements[1:]:
+        measurements[0].require_alike(other)
+        if other.engines[label] != measurements[0].engines[label]:
+            raise MeasurementError(f"these measurements are of different engines, each called {label!r}")
+    return [sample for measurement in measurements for session in measurement.sessions_ns(label) for sample in session]

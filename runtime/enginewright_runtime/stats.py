@@ -51,6 +51,29 @@ def percentile(samples: Sequence[int] | Sequence[float] | npt.NDArray[np.int64],
     return float(np.partition(np.asarray(samples), rank - 1)[rank - 1])
 
 
+def median_interval(
+    samples: Sequence[int] | Sequence[float], *, confidence: float = 0.95
+) -> tuple[float, float, float]:
+    """The median with a two-sided interval at `confidence` that holds for any distribution: (low, median, high).
+
+    Both ends are order statistics (David and Nagaraja, "Order statistics", 7.1). Raises NotEnoughSamples where even the
+    extremes are not far enough apart.
+
+    >>> median_interval(range(1, 31), confidence=0.95)
+    (10.0, 15.5, 21.0)
+    """
+    count = len(samples)
+    rank, beyond = 0, 0.5**count  # the chance that the median lies below the lowest sample
+    while 2 * beyond <= 1 - confidence:
+        rank += 1
+        beyond += math.comb(count, rank) * 0.5**count
+    if rank == 0:
+        raise NotEnoughSamples(f"an interval for the median at {confidence:.0%} needs more than {count} samples")
+    ordered = sorted(samples)
+    middle = (ordered[(count - 1) // 2] + ordered[count // 2]) / 2
+    return float(ordered[rank - 1]), float(middle), float(ordered[count - rank])
+
+
 def wilson_interval(successes: int, trials: int, *, confidence: float = 0.95) -> tuple[float, float]:
     """The two-sided score interval for a share (Wilson 1927).
 

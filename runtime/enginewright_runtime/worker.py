@@ -4,14 +4,17 @@ It reads one JSON object a line from standard input and answers each with one li
 can reach that channel: before any engine's library is loaded, file descriptor 1 is pointed at standard error. It ends
 when its standard input does, so it does not outlive its parent.
 
-=======  =================================================  ==================
-do       with                                               answer
-=======  =================================================  ==================
-open     engine, inputs (paths), sha256, backend, settings  size_bytes
-warm_up  what WarmUpRule has                                what WarmUp has
-chunk    count, drop (untimed ones at the start)            samples_ns, cpu_ns
-report                                                      peak_rss_bytes
-=======  =================================================  ==================
+=======  =================================================================  ==================
+do       with                                                               answer
+=======  =================================================================  ==================
+open     engine, inputs (paths), sha256, backend, settings, evicted_bytes   size_bytes
+warm_up  what WarmUpRule has                                                what WarmUp has
+chunk    count, drop (untimed ones at the start)                            samples_ns, cpu_ns
+report                                                                      peak_rss_bytes
+=======  =================================================================  ==================
+
+Where `evicted_bytes` is not 0, so many are written before each inference of a chunk. The warm-up goes without that: it
+is there for what happens once in a process, and every figure of the engine is of a process that is past it.
 
 Where a request fails for a reason that has a name, the answer has `error` and `hint` instead.
 """
@@ -28,6 +31,7 @@ from pathlib import Path
 import numpy as np
 
 from enginewright_runtime.backends import Array, OpenEngine, backend
+from enginewright_runtime.caches import Evictor
 from enginewright_runtime.canonical import Json, canonical_bytes, sha256_hex, strict_json
 from enginewright_runtime.errors import EnginewrightError, MeasurementError
 from enginewright_runtime.json_field import JsonField
@@ -42,6 +46,8 @@ class Worker:
         self._requests = requests
         self._engine: OpenEngine | None = None
         self._inputs: dict[str, Array] = {}
+        self._evictor = Evictor(0)
+        self._peak_before_evicting = 0
 
     def answer(self, request: JsonField) -> dict[str, Json]:
         """Do what one request asks."""
@@ -59,6 +65,8 @@ class Worker:
         arrays = read_npz(Path(request.field("inputs").text(longest=4096)).read_bytes())
         self._inputs = {name: np.ascontiguousarray(array) for name, array in arrays.items()}
         self._engine = backend(request.field("backend").text()).open(engine, request.field("settings").mapping())
+        self._peak_before_evicting = peak_rss_bytes()
+        self._evictor = Evictor(request.field("evicted_bytes").integer())
         return {"size_bytes": len(engine)}
 
     def _warm_up(self, request: JsonField) -> dict[str, Json]:
@@ -69,12 +77,24 @@ class Worker:
         count, drop = request.field("count").integer(least=1), request.field("drop").integer()
         for _ in range(drop):
             self._time_once()
+        if self._evictor.size_bytes:
+            return self._evicted_chunk(count)
         cpu_before = time.process_time_ns()
         samples = [self._time_once() for _ in range(count)]
         return {"samples_ns": samples, "cpu_ns": time.process_time_ns() - cpu_before}
 
+    def _evicted_chunk(self, count: int) -> dict[str, Json]:
+        samples, cpu_ns = [], 0
+        for _ in range(count):
+            self._evictor.evict()
+            cpu_before = time.process_time_ns()
+            samples.append(self._time_once())
+            cpu_ns += time.process_time_ns() - cpu_before
+        return {"samples_ns": samples, "cpu_ns": cpu_ns}
+
     def _report(self, request: JsonField) -> dict[str, Json]:
-        return {"peak_rss_bytes": peak_rss_bytes()}
+        """The buffer that evicts is no part of what running the engine takes."""
+        return {"peak_rss_bytes": max(self._peak_before_evicting, peak_rss_bytes() - self._evictor.size_bytes)}
 
     def _time_once(self) -> int:
         if self._engine is None:

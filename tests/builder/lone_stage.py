@@ -33,6 +33,9 @@ class Ran:
     def warnings(self) -> list[str]:
         return [event["text"] for event in self.events if event["event"] == "warning"]
 
+    def notes(self) -> list[str]:
+        return [event["text"] for event in self.events if event["event"] == "note"]
+
 
 class LoneStage:
     """`module(name, Net=...)` puts a module where factories find it; `run` calls a stage."""

@@ -16,6 +16,7 @@ from tests.tiny_project import Finished, TinyProject, Waiter
 import enginewright_runtime
 from enginewright.store import Store
 from enginewright_runtime.bundle import read_bundle
+from enginewright_runtime.measurement import Measurement
 
 STEPS = [
     "import", "reference/export", "reference/simplify", "reference/compile", "reference/evaluate", "prune", "recover", "export",
@@ -49,7 +50,9 @@ def test_the_bundle_holds_what_the_design_says(first_build: tuple[TinyProject, F
     assert {"model.onnx", "golden.npz", "report.html", engine.path} <= set(bundle.manifest.files)
     assert engine.path == f"engines/{engine.fingerprint}/engine"
     assert [step.name for step in bundle.manifest.steps] == STEPS[:-1]
-    assert any(name.startswith("measurements/") for name in bundle.manifest.files)
+    for name, caches in (("", "warm"), (".evicted", "evicted")):
+        data = bundle.read(f"measurements/{engine.fingerprint}{name}.json")
+        assert Measurement.from_bytes(data).protocol.caches == caches
 
 
 def test_a_second_build_reuses_every_step_and_imports_nothing_heavy(built: TinyProject) -> None:

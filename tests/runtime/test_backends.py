@@ -1,8 +1,7 @@
-"""What the onnxruntime backend compiles, opens and refuses."""
+"""What is one backend's own. What every backend promises is tested in tests/contract/test_backends.py."""
 
 from __future__ import annotations
 
-import os
 import subprocess
 import sys
 from importlib import metadata
@@ -10,27 +9,16 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import onnx
 import pytest
 from onnx import TensorProto, helper
-from tests.runtime.tiny_bundle import SETTINGS, tiny_golden, tiny_model
+from tests.runtime.tiny_bundle import tiny_golden, tiny_model
 
-from enginewright_runtime.backends import BACKENDS, backend
-from enginewright_runtime.backends import onnxruntime as module
-from enginewright_runtime.backends.onnxruntime import Settings
+from enginewright_runtime.backends import backend, onnxruntime, openvino
 from enginewright_runtime.canonical import Json
-from enginewright_runtime.errors import BackendMissing, EngineError
-from enginewright_runtime.manifest import TensorSpec
+from enginewright_runtime.errors import EngineError
 
 ORT = backend("onnxruntime")
-
-
-def test_a_compiled_engine_opens_and_computes_what_the_model_says() -> None:
-    engine = ORT.open(ORT.compile(tiny_model(), SETTINGS), SETTINGS)
-    assert engine.inputs == (TensorSpec("x", ("batch", 4), "float32"),)
-    assert engine.outputs == (TensorSpec("y", ("batch", 3), "float32"),)
-    golden = tiny_golden()
-    assert all(output.agrees for output in golden.compare(engine.run(golden.inputs)))
+OV = backend("openvino")
 
 
 @pytest.mark.parametrize(
@@ -55,7 +43,7 @@ def test_the_engine_is_the_graph_after_the_optimizers_that_were_asked_for(
     assert (b"Identity" in ORT.compile(model, settings)) is kept
 
 
-def test_session_configuration_reaches_the_library(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_session_configuration_reaches_onnxruntime(monkeypatch: pytest.MonkeyPatch) -> None:
     library = pytest.importorskip("onnxruntime")
     seen: list[Any] = []
 
@@ -77,20 +65,18 @@ def test_session_configuration_reaches_the_library(monkeypatch: pytest.MonkeyPat
     ("settings", "message"),
     [
         ({"thread": 1}, "unknown key 'thread'; known: config, disable, optimization, threads"),
-        ({"threads": 0}, "threads'] must be at least 1, got 0"),
-        ({"threads": "1"}, "must be a whole number, got '1'"),
         ({"optimization": "most"}, "must be one of none, basic, extended, all, got 'most'"),
         ({"disable": "Fusion"}, "must be a list, got 'Fusion'"),
         ({"config": {"a": 1}}, "must be text, got 1"),
     ],
 )
-def test_settings_that_make_no_sense_are_refused(settings: dict[str, object], message: str) -> None:
+def test_settings_of_onnxruntime_that_make_no_sense_are_refused(settings: dict[str, object], message: str) -> None:
     with pytest.raises(EngineError) as caught:
-        Settings.parse(settings)  # type: ignore[arg-type] # wrong on purpose
+        onnxruntime.Settings.parse(settings)  # type: ignore[arg-type] # wrong on purpose
     assert message in caught.value.message
 
 
-def test_the_library_s_own_words_are_kept() -> None:
+def test_the_words_of_onnxruntime_are_kept() -> None:
     with pytest.raises(EngineError, match=r"onnxruntime could not compile the model: .*[Pp]rotobuf"):
         ORT.compile(b"not a model", {})
     with pytest.raises(EngineError, match=r"onnxruntime could not open the engine: .*[Pp]rotobuf"):
@@ -98,50 +84,6 @@ def test_the_library_s_own_words_are_kept() -> None:
     engine = ORT.open(tiny_model(), {})
     with pytest.raises(EngineError, match=r"onnxruntime could not run the engine: (?s:.*)Got: 5 Expected: 4"):
         engine.run({"x": np.zeros((1, 5), np.float32)})
-
-
-def test_an_input_of_text_is_refused_when_opening() -> None:
-    graph = helper.make_graph(
-        [helper.make_node("Identity", ["x"], ["y"])],
-        "text",
-        [helper.make_tensor_value_info("x", TensorProto.STRING, [1])],
-        [helper.make_tensor_value_info("y", TensorProto.STRING, [1])],
-    )
-    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8).SerializeToString()
-    with pytest.raises(EngineError, match=r"x is a tensor\(string\), and only tensors of numbers are run"):
-        ORT.open(model, {})
-
-
-@pytest.mark.parametrize("location", ["weights.bin", "../folder/weights.bin"])
-def test_an_engine_cannot_take_its_weights_from_a_file_of_its_user(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, location: str
-) -> None:
-    folder = tmp_path / "folder"
-    folder.mkdir()
-    (folder / "weights.bin").write_bytes(bytes(48))
-    monkeypatch.chdir(folder)
-    model = onnx.load_model_from_string(tiny_model())
-    [weights] = model.graph.initializer
-    weights.ClearField("float_data")
-    weights.data_location = TensorProto.EXTERNAL
-    weights.external_data.add(key="location", value=location)
-    for refused in (ORT.open, ORT.compile):
-        with pytest.raises(EngineError, match="onnxruntime could not"):
-            refused(model.SerializeToString(), {})
-
-
-def test_a_closed_engine_says_that_it_is_closed() -> None:
-    engine = ORT.open(tiny_model(), {})
-    engine.close()
-    engine.close()
-    with pytest.raises(EngineError, match="the engine is closed"):
-        engine.run({"x": np.zeros((1, 4), np.float32)})
-
-
-def test_an_engine_made_here_fits_here() -> None:
-    requires = ORT.requires()
-    assert ORT.misfit(requires) == ""
-    assert requires["onnxruntime"] == metadata.version("onnxruntime")
 
 
 SERVER = ("avx2", "avx512f", "avx_vnni", "avx512_vnni", "amx_int8", "amx_bf16")
@@ -159,66 +101,124 @@ OLD_LAPTOP = ("avx2",)
         (OLD_LAPTOP, "avx2", [LAPTOP], {SERVER: "AVX-512"}),
     ],
 )
-def test_an_engine_runs_where_numbers_and_layouts_are_the_same(
+def test_an_engine_of_onnxruntime_runs_where_numbers_and_layouts_are_the_same(
     monkeypatch: pytest.MonkeyPatch,
     made_on: tuple[str, ...],
     slug: str,
     fits: list[tuple[str, ...]],
     not_on: dict[tuple[str, ...], str],
 ) -> None:
-    monkeypatch.setattr(module, "machine", lambda: "x86_64")
-    monkeypatch.setattr(module, "instruction_sets", lambda: made_on)
+    monkeypatch.setattr(onnxruntime, "machine", lambda: "x86_64")
+    monkeypatch.setattr(onnxruntime, "instruction_sets", lambda: made_on)
     requires = ORT.requires()
+    assert requires["onnxruntime"] == metadata.version("onnxruntime")
     assert ORT.fingerprint(requires) == f"onnxruntime-{requires['onnxruntime']}-x86_64-{slug}"
     for present in [made_on, *fits]:
-        monkeypatch.setattr(module, "instruction_sets", lambda present=present: present)
+        monkeypatch.setattr(onnxruntime, "instruction_sets", lambda present=present: present)
         assert ORT.misfit(requires) == ""
     for present, reason in not_on.items():
-        monkeypatch.setattr(module, "instruction_sets", lambda present=present: present)
+        monkeypatch.setattr(onnxruntime, "instruction_sets", lambda present=present: present)
         assert reason in ORT.misfit(requires)
 
 
-def test_another_version_architecture_or_unknown_need_does_not_fit() -> None:
-    requires = ORT.requires()
-    assert ORT.misfit({**requires, "onnxruntime": "1.0.0"}).startswith("it needs onnxruntime 1.0.0, and ")
-    assert "it was made for sparc" in ORT.misfit({**requires, "machine": "sparc"})
-    assert "requires 'gpu', which this runtime does not know" in ORT.misfit({**requires, "gpu": "1"})
+@pytest.mark.parametrize(
+    ("made_on", "slug", "not_on"),
+    [(SERVER, "-vnni", [OLD_LAPTOP, ()]), (LAPTOP, "-vnni", [OLD_LAPTOP, ()]), (OLD_LAPTOP, "", [])],
+)
+def test_an_engine_of_openvino_runs_on_any_processor_whose_8_bit_products_are_as_exact(
+    monkeypatch: pytest.MonkeyPatch, made_on: tuple[str, ...], slug: str, not_on: list[tuple[str, ...]]
+) -> None:
+    monkeypatch.setattr(metadata, "version", lambda name: {"openvino": "2026.4.1"}[name])
+    monkeypatch.setattr(openvino, "machine", lambda: "x86_64")
+    monkeypatch.setattr(openvino, "instruction_sets", lambda: made_on)
+    requires = OV.requires()
+    assert OV.fingerprint(requires) == f"openvino-2026.4.1-x86_64{slug}"
+    for present in (SERVER, OLDER_SERVER, LAPTOP, OLD_LAPTOP, ()):
+        monkeypatch.setattr(openvino, "instruction_sets", lambda present=present: present)
+        assert bool(OV.misfit(requires)) is (present in not_on)
+    assert "needs the instructions sse9, which" in OV.misfit({**requires, "instructions": "sse9"})
 
 
-def test_asking_what_is_needed_does_not_import_the_library(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "onnxruntime", None)
-    assert ORT.misfit(ORT.requires()) == ""
+class _Core:
+    """OpenVINO's core, which remembers what it was asked to compile."""
+
+    def __init__(self, core: Any) -> None:
+        self._core = core
+        self.compiled: list[tuple[str, dict[str, object]]] = []
+
+    def read_model(self, *arguments: object, **named: object) -> Any:
+        return self._core.read_model(*arguments, **named)
+
+    def compile_model(self, network: Any, device: str, properties: dict[str, object]) -> Any:
+        self.compiled.append((str(network.inputs[0].get_partial_shape()), properties))
+        return self._core.compile_model(network, device, properties)
 
 
-def test_a_missing_library_names_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
-    install = "pip install 'enginewright-runtime[onnxruntime]'"
-    monkeypatch.setitem(sys.modules, "onnxruntime", None)
-    with pytest.raises(BackendMissing, match="onnxruntime cannot be imported") as caught:
-        ORT.compile(tiny_model(), {})
-    assert caught.value.hint == install
-
-    def not_installed(name: str) -> str:
-        raise metadata.PackageNotFoundError(name)
-
-    monkeypatch.setattr(metadata, "version", not_installed)
-    with pytest.raises(BackendMissing, match="onnxruntime is not installed") as caught:
-        ORT.requires()
-    assert caught.value.hint == install
+@pytest.fixture
+def core(monkeypatch: pytest.MonkeyPatch) -> _Core:
+    pytest.importorskip("openvino", reason="pip install 'enginewright-runtime[openvino]'")
+    recorded = _Core(openvino._core())
+    monkeypatch.setattr(openvino, "_core", lambda: recorded)
+    return recorded
 
 
-def test_the_library_is_told_to_report_nothing_home(tmp_path: Path) -> None:
-    """ONNX Runtime's telemetry leaves a file named .ses in the temporary folder, as soon as it is loaded."""
-    program = (
-        "from enginewright_runtime.backends import backend; backend('onnxruntime').compile(open(0, 'rb').read(), {})"
+def test_openvino_computes_in_float32_for_latency_and_pins_nothing(core: _Core) -> None:
+    OV.open(OV.compile(tiny_model(), {}), {"threads": 2})
+    assert core.compiled[-1][1] == {
+        "PERFORMANCE_HINT": "LATENCY",
+        "NUM_STREAMS": 1,
+        "INFERENCE_NUM_THREADS": 2,
+        "ENABLE_CPU_PINNING": False,
+        "INFERENCE_PRECISION_HINT": "f32",
+        "DYNAMIC_QUANTIZATION_GROUP_SIZE": 0,
+    }
+
+
+def test_openvino_compiles_a_free_batch_for_one_sample_and_for_all_others_when_one_comes(core: _Core) -> None:
+    engine = OV.open(OV.compile(tiny_model(), {}), {})
+    assert [shape for shape, _ in core.compiled] == ["[1,4]", "[1,4]"]  # once to see that it can be, once to open
+    for samples in (1, 1):
+        engine.run({"x": np.ones((samples, 4), np.float32)})
+    assert len(core.compiled) == 2
+    golden = tiny_golden()
+    for _ in range(2):
+        assert all(output.agrees for output in golden.compare(engine.run(golden.inputs)))
+    assert [shape for shape, _ in core.compiled[2:]] == ["[?,4]"]
+
+
+def test_an_engine_of_openvino_is_refused_if_any_byte_of_it_was_changed() -> None:
+    pytest.importorskip("openvino", reason="pip install 'enginewright-runtime[openvino]'")
+    engine = bytearray(OV.compile(tiny_model(), {}))
+    for position in range(0, len(engine), 7):
+        engine[position] ^= 0x55
+        with pytest.raises(EngineError, match="openvino could not open the engine: "):
+            OV.open(bytes(engine), {})
+        engine[position] ^= 0x55
+    OV.open(bytes(engine), {}).close()
+
+
+def test_settings_in_the_words_of_another_backend_are_refused() -> None:
+    with pytest.raises(EngineError, match="openvino settings: unknown key 'config'; known: threads"):
+        OV.open(b"", {"threads": 1, "disable": [], "config": {}})
+
+
+TELEMETRY = """
+import sys
+from enginewright_runtime.backends import backend
+backend("openvino").compile(open(0, "rb").read(), {})
+print("openvino_telemetry" in sys.modules, sys.modules["openvino"].convert_model.__name__)
+"""
+
+
+def test_openvino_is_loaded_whole_but_for_what_reports_home() -> None:
+    pytest.importorskip("openvino", reason="pip install 'enginewright-runtime[openvino]'")
+    runtime = str(Path(__file__).parents[2] / "runtime")
+    told = subprocess.run(
+        [sys.executable, "-c", TELEMETRY],
+        input=tiny_model(),
+        env={"PYTHONPATH": runtime, "HOME": "/nowhere"},
+        capture_output=True,
+        timeout=60,
+        check=True,
     )
-    environment = {name: value for name, value in os.environ.items() if name != "ORT_DISABLE_TELEMETRY"}
-    environment |= {"PYTHONPATH": str(Path(__file__).parents[2] / "runtime"), "TMPDIR": str(tmp_path)}
-    subprocess.run([sys.executable, "-c", program], input=tiny_model(), env=environment, check=True, timeout=60)
-    assert list(tmp_path.iterdir()) == []
-
-
-def test_every_backend_in_the_table_exists_under_its_name() -> None:
-    for name in BACKENDS:
-        assert backend(name).name == name
-    with pytest.raises(EngineError, match="unknown backend 'tpu'; this runtime has onnxruntime"):
-        backend("tpu")
+    assert told.stdout == b"False convert_model\n"

@@ -7,8 +7,17 @@ import json
 import numpy as np
 import pytest
 
-from enginewright_runtime.budget import BUDGET_RULES, Evidence, Finding, Verdict, judge, overall
+from enginewright_runtime.budget import (
+    BUDGET_RULES,
+    Evidence,
+    Finding,
+    Verdict,
+    judge,
+    overall,
+    percentile_interval_ns,
+)
 from enginewright_runtime.canonical import canonical_bytes
+from enginewright_runtime.errors import NotEnoughSamples
 from enginewright_runtime.exit_codes import ExitCode
 
 
@@ -167,3 +176,19 @@ def test_a_finding_is_json() -> None:
     found = json.loads(canonical_bytes(latency([0, 0], each=150).to_json()))
     assert found["verdict"] == "PASS"
     assert found["limit"] == 2.0
+
+
+def test_the_interval_of_a_median_is_wider_where_sessions_differ() -> None:
+    alike = [range(1_000, 1_030)] * 4
+    apart = [range(1_000 + shift, 1_030 + shift) for shift in (0, 5, 10, 15)]
+    # Between the 49th and the 72nd of 120 independent samples lies the median with 95 % (tables of order statistics).
+    assert percentile_interval_ns(alike, 50, alpha=0.025) == (1_012, 1_017)
+    assert percentile_interval_ns(alike, 50, alpha=0.0001) == (1_009, 1_020)
+    low, high = percentile_interval_ns(apart, 50, alpha=0.025)
+    assert high is not None
+    assert high - low > 3 * (1_017 - 1_012)
+
+
+def test_one_session_gives_no_interval() -> None:
+    with pytest.raises(NotEnoughSamples, match="two sessions or more"):
+        percentile_interval_ns([range(300)], 50)

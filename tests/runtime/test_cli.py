@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -250,6 +251,18 @@ def test_bench_prints_only_percentiles_that_the_samples_carry(command: Command, 
     assert ran.out.endswith("verdict: PASS\n")
 
 
+def test_bench_with_evicted_caches_gives_figures_and_no_verdict(command: Command, tmp_path: Path) -> None:
+    missed = replace(tiny_manifest(), budget={"latency_p99_ms": 1e-6})
+    path = make_bundle(tmp_path / "missed.ewb", manifest=missed)
+    ran = command("bench", path, "--sessions", "1", "--caches", "evicted")
+    assert ran.code == 0
+    assert re.search(r"threads 1, caches evicted by \d+ MiB before each inference, wall clock", ran.out)
+    assert ran.out.endswith("no verdict: budgets are judged with warm caches\n")
+    found = command("bench", path, "--sessions", "1", "--caches", "evicted", "--json").json
+    assert (found["verdict"], found["findings"], found["protocol"]["caches"]) == (None, [], "evicted")
+    assert found["latency_ns"]["p50"] > 0
+
+
 @pytest.mark.parametrize(
     ("budget", "code", "verdict"),
     [
@@ -296,6 +309,7 @@ def test_an_unfit_host_is_inconclusive(command: Command, tiny_path: Path, tmp_pa
         ([], "the following arguments are required: COMMAND"),
         (["verify"], "the following arguments are required: BUNDLE"),
         (["verfy", "a.ewb"], "invalid choice: 'verfy'"),
+        (["bench", "a.ewb", "--caches", "cold"], "argument --caches: invalid choice: 'cold'"),
         (["bench", "a.ewb", "--sessions", "0"], "a whole number from 1 was expected, got '0'"),
     ],
 )

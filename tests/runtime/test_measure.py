@@ -9,6 +9,7 @@ import subprocess
 import sys
 import textwrap
 import time
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 
@@ -17,13 +18,15 @@ import pytest
 from onnx import TensorProto, helper
 from tests.runtime.tiny_bundle import SETTINGS, tiny_model
 
-from enginewright_runtime import worker_process
+from enginewright_runtime import worker, worker_process
 from enginewright_runtime.backends import backend
-from enginewright_runtime.canonical import sha256_hex
+from enginewright_runtime.caches import Evictor, bytes_to_evict
+from enginewright_runtime.canonical import Json, sha256_hex
 from enginewright_runtime.errors import MeasurementError
 from enginewright_runtime.host import fingerprint
+from enginewright_runtime.json_field import JsonField
 from enginewright_runtime.measure import EngineToMeasure, Measuring, measure
-from enginewright_runtime.measurement import Measurement
+from enginewright_runtime.measurement import Measurement, pooled_ns
 from enginewright_runtime.npz import write_npz
 from enginewright_runtime.warm_up import WarmUpRule
 from enginewright_runtime.worker_process import WorkerProcess
@@ -71,6 +74,13 @@ def measured(engine: EngineToMeasure, slower: EngineToMeasure) -> Measurement:
     return measure(engines, INPUTS, sessions=2, rounds=6, chunk=5, seed=7, warm_up=QUICK)
 
 
+@pytest.fixture(scope="module")
+def evicted(engine: EngineToMeasure, slower: EngineToMeasure) -> Measurement:
+    """One session of both engines with evicted caches."""
+    engines = {"reference": slower, "engine": engine}
+    return measure(engines, INPUTS, sessions=1, rounds=30, chunk=1, warm_up=QUICK, caches="evicted")
+
+
 def alive(pid: int) -> bool:
     """Whether a process runs. One that has ended and was not waited for yet does not."""
     try:
@@ -109,24 +119,114 @@ def test_the_measurement_says_what_was_measured_how_and_where(measured: Measurem
     assert measured.host == fingerprint()
     protocol = measured.protocol
     assert protocol.threads == {"reference": 1, "engine": 1}
-    assert (protocol.caches, protocol.clock, protocol.interleaved) == ("warm", "wall", True)
+    assert (protocol.caches, protocol.evicted_bytes) == ("warm", 0)
+    assert (protocol.clock, protocol.interleaved) == ("wall", True)
     assert (protocol.sessions, protocol.rounds, protocol.chunk, protocol.dropped_per_chunk) == (2, 6, 5, 1)
     assert (protocol.seed, protocol.warm_up) == (7, QUICK)
     assert measured.sessions[0].conditions_before.keys() == measured.sessions[0].conditions_after.keys()
 
 
-def test_a_measurement_reads_back_equal(measured: Measurement) -> None:
+@pytest.mark.parametrize(
+    ("evicted_bytes", "order"), [(0, ["run", "run", "run"]), (4096, ["run", "evict", "run", "evict", "run"])]
+)
+def test_the_caches_are_evicted_before_each_timed_inference_and_no_other(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, evicted_bytes: int, order: list[str]
+) -> None:
+    done: list[str] = []
+
+    class Engine:
+        """Stands for an engine, and for the backend that opens it."""
+
+        def open(self, engine: bytes, settings: object) -> Engine:
+            return self
+
+        def run(self, inputs: object) -> None:
+            done.append("run")
+
+    monkeypatch.setattr(worker, "backend", lambda name: Engine())
+    monkeypatch.setattr(Evictor, "evict", lambda self: done.append("evict"))
+    (tmp_path / "engine").write_bytes(b"")
+    (tmp_path / "inputs.npz").write_bytes(write_npz(INPUTS))
+    paths = {"engine": str(tmp_path / "engine"), "inputs": str(tmp_path / "inputs.npz"), "sha256": sha256_hex(b"")}
+    asked = worker.Worker(0)
+    requests: list[dict[str, Json]] = [
+        {"do": "open", **paths, "backend": "any", "settings": {}, "evicted_bytes": evicted_bytes},
+        {"do": "chunk", "count": 2, "drop": 1},
+    ]
+    for request in requests:
+        asked.answer(JsonField(request, "request", MeasurementError))
+    assert done == order
+
+
+def test_with_evicted_caches_every_sample_is_kept_and_none_dropped(evicted: Measurement) -> None:
+    protocol = evicted.protocol
+    assert (protocol.caches, protocol.evicted_bytes) == ("evicted", bytes_to_evict())
+    assert (protocol.rounds, protocol.chunk, protocol.dropped_per_chunk) == (30, 1, 0)
+    for label in ("reference", "engine"):
+        assert [len(samples) for samples in evicted.sessions_ns(label)] == [30]
+
+
+def test_evicting_is_neither_in_the_cpu_time_nor_in_the_peak_memory(
+    measured: Measurement, evicted: Measurement
+) -> None:
+    for label in ("reference", "engine"):
+        assert np.median(evicted.sessions[0].cpu_ns[label]) < 2_000_000  # writing 64 MiB takes longer
+        assert evicted.peak_rss_bytes(label) < measured.peak_rss_bytes(label) + (32 << 20)
+
+
+def test_figures_of_warm_and_of_evicted_caches_do_not_mix(measured: Measurement, evicted: Measurement) -> None:
+    said = "do not compare: .*caches warm against evicted, evicted_bytes 0 against "
+    with pytest.raises(MeasurementError, match=said):
+        measured.require_alike(evicted)
+    with pytest.raises(MeasurementError, match=said):
+        pooled_ns("engine", measured, evicted)
+    with pytest.raises(MeasurementError, match="with warm caches was expected, and this is evicted"):
+        evicted.with_caches("warm")
+    assert evicted.with_caches("evicted") is evicted
+
+
+def test_figures_of_different_hosts_or_engines_do_not_mix(measured: Measurement) -> None:
+    elsewhere = replace(measured, host={**measured.host, "cores": 1000})
+    with pytest.raises(MeasurementError, match="do not compare: another host"):
+        pooled_ns("engine", measured, elsewhere)
+    other = {**measured.engines, "engine": measured.engines["reference"]}
+    with pytest.raises(MeasurementError, match="of different engines, each called 'engine'"):
+        pooled_ns("engine", measured, replace(measured, engines=other))
+
+
+def test_measurements_that_were_taken_alike_are_pooled(measured: Measurement) -> None:
+    first = replace(measured, sessions=measured.sessions[:1], protocol=replace(measured.protocol, sessions=1, seed=8))
+    assert len(pooled_ns("engine", measured)) == 60
+    assert pooled_ns("engine", first, measured)[:30] == pooled_ns("engine", measured)[:30]
+    assert len(pooled_ns("engine", first, measured)) == 90
+
+
+def test_a_measurement_reads_back_equal(measured: Measurement, evicted: Measurement) -> None:
     assert Measurement.from_bytes(measured.to_bytes()) == measured
+    assert Measurement.from_bytes(evicted.to_bytes()) == evicted
+
+
+def test_a_measurement_of_format_1_had_warm_caches(measured: Measurement) -> None:
+    document = json.loads(measured.to_bytes())
+    del document["protocol"]["evicted_bytes"]
+    assert Measurement.from_json({**document, "format": 1}) == measured
 
 
 @pytest.mark.parametrize(
     ("path", "value", "message"),
     [
-        (("format",), 2, "format 2 is newer than this runtime reads"),
+        (("format",), 3, "format 3 is newer than this runtime reads"),
         (("sessions", 0, "samples_ns", "engine", 3), -1, r"samples_ns\['engine'\]\[3\] must be at least 0, got -1"),
         (("sessions", 0, "samples_ns", "engine", 3), 0.5, "must be a whole number, got 0.5"),
         (("sessions", 1, "cpu_ns"), {}, r"sessions\[1\].cpu_ns must be of engine, reference"),
         (("protocol", "interleaved"), "yes", "protocol.interleaved must be true or false, got 'yes'"),
+        (
+            ("protocol", "caches"),
+            "cold",
+            r"protocol.caches must be warm, or evicted by .* \(evicted_bytes is 0\), got 'cold'",
+        ),
+        (("protocol", "caches"), "evicted", r"protocol.caches must be .*, got 'evicted'"),
+        (("protocol", "evicted_bytes"), 64, r"protocol.caches must be .* \(evicted_bytes is 64\), got 'warm'"),
         (("host",), [], r"host must be an object, got \[\]"),
     ],
 )
@@ -329,7 +429,7 @@ def test_a_worker_dies_when_its_parent_is_killed(engine: EngineToMeasure, tmp_pa
         from enginewright_runtime.worker_process import WorkerProcess
         worker = WorkerProcess("engine")
         worker.ask("open", engine={str(engine.path)!r}, sha256={sha256_hex(engine.path.read_bytes())!r},
-                   backend="onnxruntime", settings={{}}, inputs={str(inputs)!r})
+                   backend="onnxruntime", settings={{}}, inputs={str(inputs)!r}, evicted_bytes=0)
         print(worker.pid, flush=True)
         if {moment == "warming up"}:
             worker.ask("warm_up", **{forever})

@@ -11,7 +11,10 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 from enginewright.edits.blocks import RemovedBlocks
 from enginewright.edits.channels import Kept, KeptChannels
-from enginewright.edits.modules import module_at, replace_module
+from enginewright.edits.factors import Factorized, Ranks
+from enginewright.edits.modules import kept_modules, module_at, replace_module
+from enginewright.edits.norms import FoldedNorms
+from enginewright.edits.sparsity import Sparse, hold_zeros
 from enginewright.errors import DataError
 from enginewright_runtime.canonical import Json
 
@@ -22,20 +25,28 @@ __all__ = [
     "EDITS",
     "Architecture",
     "Edit",
+    "Factorized",
+    "FoldedNorms",
     "Kept",
     "KeptChannels",
+    "Ranks",
     "RemovedBlocks",
+    "Sparse",
     "apply_edits",
     "architecture_from_json",
     "architecture_to_json",
+    "hold_zeros",
+    "kept_modules",
     "module_at",
     "replace_module",
 ]
 
-Edit: TypeAlias = KeptChannels | RemovedBlocks
+Edit: TypeAlias = KeptChannels | RemovedBlocks | Factorized | Sparse | FoldedNorms
 Architecture: TypeAlias = tuple[Edit, ...]
 
-EDITS: Mapping[str, type[Edit]] = {edit.KIND: edit for edit in (KeptChannels, RemovedBlocks)}
+EDITS: Mapping[str, type[Edit]] = {
+    edit.KIND: edit for edit in (KeptChannels, RemovedBlocks, Factorized, Sparse, FoldedNorms)
+}
 
 
 def apply_edits(network: nn.Module, architecture: Architecture) -> None:

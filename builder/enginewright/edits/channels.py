@@ -71,27 +71,30 @@ def _cut_down(path: str, module: nn.Module, kept: Kept) -> None:
         for name in ("weight", "bias", "running_mean", "running_var"):
             _cut_parameter(module, name, 0, kept.outputs)
         module.num_features = len(kept.outputs) if kept.outputs is not None else module.num_features
+    elif isinstance(module, nn.GroupNorm):
+        _check_even(path, kept.outputs, channels=module.num_channels, groups=module.num_groups)
+        for name in ("weight", "bias"):
+            _cut_parameter(module, name, 0, kept.outputs)
+        module.num_channels = len(kept.outputs) if kept.outputs is not None else module.num_channels
     elif isinstance(module, nn.PReLU):
         _cut_parameter(module, "weight", 0, kept.outputs)
         module.num_parameters = len(module.weight)
     else:
-        raise DataError(
-            f"module '{path}' is a {type(module).__name__}, and its pruned channels cannot be kept as data",
-            hint=f"leave it as it is: add '{path}', and the modules that feed it, to prune.keep",
-        )
+        raise _not_as_data(path, f"a {type(module).__name__}")
 
 
 def _cut_convolution(path: str, module: Any, kept: Kept, *, transposed: bool) -> None:
     depthwise = module.groups > 1 and module.groups == module.in_channels == module.out_channels
     inputs, outputs = (1, 0) if not transposed else (0, 1)
-    if module.groups > 1 and not depthwise:
-        raise DataError(
-            f"module '{path}' is a convolution in {module.groups} groups, and its pruned channels cannot be kept as data",
-            hint=f"leave it as it is: add '{path}', and the modules that feed it, to prune.keep",
-        )
-    if not depthwise:
-        _cut_parameter(module, "weight", inputs, kept.inputs)
-    _cut_parameter(module, "weight", 0 if depthwise else outputs, kept.outputs)
+    if depthwise:
+        outputs = 0
+    elif module.groups > 1 and transposed:
+        raise _not_as_data(path, f"a transposed convolution in {module.groups} groups")
+    else:
+        _check_even(path, kept.outputs, channels=module.out_channels, groups=module.groups)
+        places = _same_places(path, kept.inputs, channels=module.in_channels, groups=module.groups)
+        _cut_parameter(module, "weight", inputs, places)
+    _cut_parameter(module, "weight", outputs, kept.outputs)
     _cut_parameter(module, "bias", 0, kept.outputs)
     if kept.outputs is not None:
         module.out_channels = len(kept.outputs)
@@ -99,6 +102,35 @@ def _cut_convolution(path: str, module: Any, kept: Kept, *, transposed: bool) ->
         module.groups = module.in_channels = module.out_channels
     elif kept.inputs is not None:
         module.in_channels = len(kept.inputs)
+
+
+def _in_groups(kept: tuple[int, ...], *, channels: int, groups: int) -> list[tuple[int, ...]]:
+    """The kept channels of each group, counted within the group."""
+    size = channels // groups
+    return [tuple(channel % size for channel in kept if channel // size == group) for group in range(groups)]
+
+
+def _check_even(path: str, kept: tuple[int, ...] | None, *, channels: int, groups: int) -> None:
+    """All groups keep the same number of outputs."""
+    if kept is not None and len({len(places) for places in _in_groups(kept, channels=channels, groups=groups)}) > 1:
+        raise _not_as_data(path, f"divided into {groups} groups, which would keep different numbers of channels")
+
+
+def _same_places(path: str, kept: tuple[int, ...] | None, *, channels: int, groups: int) -> tuple[int, ...] | None:
+    """The inputs that every group keeps: the same ones in all of them, since the weights have one axis for them."""
+    if kept is None:
+        return None
+    first, *others = _in_groups(kept, channels=channels, groups=groups)
+    if any(other != first for other in others):
+        raise _not_as_data(path, f"a convolution in {groups} groups, which would keep different channels")
+    return first
+
+
+def _not_as_data(path: str, what: str) -> DataError:
+    return DataError(
+        f"module '{path}' is {what}, and its pruned channels cannot be kept as data",
+        hint=f"leave it as it is: add '{path}', and the modules that feed it, to prune.keep",
+    )
 
 
 def _cut_parameter(module: nn.Module, name: str, axis: int, kept: tuple[int, ...] | None) -> None:

@@ -4,6 +4,7 @@ make.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, TypeAlias
 
@@ -13,16 +14,17 @@ import onnx
 from onnx import TensorProto, helper
 
 from enginewright.errors import DataError, listed
-from enginewright.graph.topology import Topology
+from enginewright.graph.topology import Topology, shapes_at_batch_one
 
 if TYPE_CHECKING:
     import onnxruntime
 
-__all__ = ["Array", "InnerTensors", "open_session"]
+__all__ = ["Array", "InnerTensors", "open_session", "samples_at_once"]
 
 Array: TypeAlias = npt.NDArray[np.generic]
 
-_LIMIT_BYTES = 256 << 20  # what may be held at once; more is looked at in several runs, or a few samples at a time
+_LIMIT_BYTES = 128 << 20  # what a part of a batch may hold at once, if it is more than one sample
+_MOST_BYTES = 512 << 20  # what one sample may; tensors that hold more are looked at in several runs
 
 
 class InnerTensors:
@@ -45,8 +47,7 @@ class InnerTensors:
         groups = _groups(sizes)
         self._bytes_per_sample = max((sum(sizes[tensor] for tensor in group) for group in groups), default=1)
         self._sessions = [
-            (group, [open_session(_with_outputs(network, group), threads=threads) for network in networks])
-            for group in groups
+            (group, [_open(_with_outputs(network, group), threads=threads) for network in networks]) for group in groups
         ]
 
     def run(self, batch: Mapping[str, Array]) -> Iterator[tuple[str, tuple[Array, ...]]]:
@@ -79,6 +80,18 @@ class InnerTensors:
 
 def open_session(network: onnx.ModelProto, *, threads: int) -> onnxruntime.InferenceSession:
     """A session in float32 arithmetic: pairs of Q/DQ round as written, and no integer kernel takes their place."""
+    return _open(network.SerializeToString(), threads=threads)
+
+
+def samples_at_once(network: onnx.ModelProto, most: int) -> int:
+    """How many samples a run of the whole network should take, at most `most`, to hold little memory."""
+    shapes = shapes_at_batch_one(network)
+    made = (shapes.get(tensor, ()) for node in network.graph.node for tensor in node.output)
+    held = 4 * sum(math.prod(shape) for shape in made)
+    return max(1, min(most, _LIMIT_BYTES // max(1, held)))
+
+
+def _open(network: bytes, *, threads: int) -> onnxruntime.InferenceSession:
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
@@ -88,15 +101,22 @@ def open_session(network: onnx.ModelProto, *, threads: int) -> onnxruntime.Infer
     options.enable_cpu_mem_arena = False  # the arena grows in powers of two and keeps what it has
     options.add_session_config_entry("session.disable_quant_qdq", "1")
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")  # between the runs we need the cores
-    return onnxruntime.InferenceSession(network.SerializeToString(), options, providers=["CPUExecutionProvider"])
+    return onnxruntime.InferenceSession(network, options, providers=["CPUExecutionProvider"])
 
 
-def _with_outputs(network: onnx.ModelProto, tensors: Iterable[str]) -> onnx.ModelProto:
-    copy = onnx.ModelProto()
-    copy.CopyFrom(network)
-    del copy.graph.output[:]
-    copy.graph.output.extend(helper.make_tensor_value_info(tensor, TensorProto.FLOAT, None) for tensor in tensors)
-    return copy
+def _with_outputs(network: onnx.ModelProto, tensors: Iterable[str]) -> bytes:
+    """The network, written with `tensors` as its outputs. A copy to change would hold all weights once more."""
+    own = list(network.graph.output)
+    del network.graph.output[:]
+    try:
+        network.graph.output.extend(
+            helper.make_tensor_value_info(tensor, TensorProto.FLOAT, None) for tensor in tensors
+        )
+        written: bytes = network.SerializeToString()
+    finally:
+        del network.graph.output[:]
+        network.graph.output.extend(own)
+    return written
 
 
 def _has_free_batch(value: onnx.ValueInfoProto) -> bool:
@@ -105,11 +125,11 @@ def _has_free_batch(value: onnx.ValueInfoProto) -> bool:
 
 
 def _groups(sizes: Mapping[str, int]) -> list[tuple[str, ...]]:
-    """The tensors in their order, cut into groups of at most _LIMIT_BYTES at batch one (or of one tensor)."""
+    """The tensors in their order, cut into groups of at most _MOST_BYTES at batch one (or of one tensor)."""
     groups: list[list[str]] = []
     held = 0
     for tensor, size in sizes.items():
-        if not groups or held + size > _LIMIT_BYTES:
+        if not groups or held + size > _MOST_BYTES:
             groups.append([])
             held = 0
         groups[-1].append(tensor)

@@ -14,7 +14,7 @@ from enginewright.graph.layers import layers
 from enginewright.graph.normal_form import normal_form
 from enginewright.graph.topology import Topology
 
-__all__ = ["CEILING_DB", "signal_to_noise"]
+__all__ = ["CEILING_DB", "decibels", "signal_to_noise"]
 
 CEILING_DB = 150.0  # what float32 can carry; two networks that agree to the last bit get it instead of infinity
 
@@ -49,7 +49,7 @@ def signal_to_noise(
             noise[tensor] += float(difference @ difference)
     if empty:
         raise DataError("fidelity: there is not a single sample to compare on", hint="give calibration data")
-    return {name: _decibels(signal[tensor], noise[tensor]) for name, tensor in compared.items()}
+    return {name: decibels(signal[tensor], noise[tensor]) for name, tensor in compared.items()}
 
 
 def _compared(before: onnx.ModelProto, after: onnx.ModelProto) -> dict[str, str]:
@@ -64,7 +64,8 @@ def _compared(before: onnx.ModelProto, after: onnx.ModelProto) -> dict[str, str]
     return compared
 
 
-def _decibels(signal: float, noise: float) -> float:
+def decibels(signal: float, noise: float) -> float:
+    """10 log10(signal / noise), of sums of squares; no more than CEILING_DB and no less than its negative."""
     if noise == 0.0:
         return CEILING_DB
     if signal == 0.0:

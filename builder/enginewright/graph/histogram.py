@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 
 import numpy as np
 import numpy.typing as npt
@@ -68,20 +69,26 @@ class Histogram:
                 f"calibration: tensor '{self.tensor}' holds {bad} values that are not finite (NaN or infinity)",
                 hint="look for NaN in the calibration data and in the weights, and for overflow in the layer that makes this tensor",
             )
-        self._grow(max(-low, high))
-        per_value = np.float32(BINS / self.limit)
-        for start in range(0, flat.size, _BLOCK):
-            block = flat[start : start + _BLOCK]
-            place = np.multiply(block, per_value)
-            np.floor(place, out=place)
-            index = place.astype(np.int64)
-            index += BINS
-            self._bins += np.bincount(index, minlength=2 * BINS)
-        zeros = flat.size - int(np.count_nonzero(flat))
-        self._bins[BINS] -= zeros
-        self.zeros += zeros
+        # A value equal to the limit has no bin, hence frexp: its exponent is that of the next power of two above.
+        largest = max(-low, high)
+        self._grow(math.frexp(largest)[1] if largest else _SMALLEST_EXPONENT)
+        self._bins += self._counted(flat, signed=low < 0.0)
         self.count += flat.size
         self.low, self.high = min(self.low, low), max(self.high, high)
+
+    @classmethod
+    def joined(cls, tensor: str, parts: Iterable[Histogram]) -> Histogram:
+        """The histogram of a tensor that holds the values of other tensors and nothing else: the same as from the
+        values themselves.
+        """
+        whole = cls(tensor)
+        for part in parts:
+            whole._grow(part._exponent)
+            whole._bins += _doubled(part._bins, whole._exponent - part._exponent)
+            whole.low, whole.high = min(whole.low, part.low), max(whole.high, part.high)
+            whole.count += part.count
+            whole.zeros += part.zeros
+        return whole
 
     def magnitudes(self) -> npt.NDArray[np.int64]:
         """Counts of |x| in BINS bins of width `bin_width` from 0 to `limit`, exact zeros left out.
@@ -90,13 +97,43 @@ class Histogram:
         """
         return self._bins[BINS:] + self._bins[:BINS][::-1]
 
-    def _grow(self, largest: float) -> None:
-        # A value equal to the limit has no bin, hence frexp: its exponent is that of the next power of two above.
-        wanted = max(math.frexp(largest)[1] if largest else _SMALLEST_EXPONENT, self._exponent)
-        for _ in range(wanted - self._exponent):
-            if not self._bins.any():
-                break
-            joined = self._bins.reshape(-1, 2).sum(axis=1)
-            self._bins = np.zeros(2 * BINS, np.int64)
-            self._bins[BINS // 2 : BINS // 2 + BINS] = joined
-        self._exponent = wanted
+    def _counted(self, flat: npt.NDArray[np.float32], *, signed: bool) -> npt.NDArray[np.int64]:
+        """The counts of new values in the bins, exact zeros left out and added to `zeros`."""
+        # Arrays are used again from block to block, and the steps that only negative values need are left out: counting
+        # takes a third of the time of calibration.
+        bins = np.zeros(2 * BINS, np.int64)
+        scaled, index = np.empty(_BLOCK, np.float32), np.empty(_BLOCK, np.int64)
+        per_value, middle = np.float32(BINS / self.limit), np.float32(BINS)
+        zeros = 0
+        for start in range(0, flat.size, _BLOCK):
+            block = flat[start : start + _BLOCK]
+            place, number = scaled[: block.size], index[: block.size]
+            np.multiply(block, per_value, out=place)
+            if signed:
+                np.floor(place, out=place)  # towards minus infinity: the conversion to integers goes towards zero
+                np.add(place, middle, out=place)
+            np.copyto(number, place, casting="unsafe")
+            if signed:
+                bins += np.bincount(number, minlength=2 * BINS)
+            else:
+                bins[BINS:] += np.bincount(number, minlength=BINS)
+            zeros += int(np.count_nonzero(block == 0.0))
+        bins[BINS] -= zeros
+        self.zeros += zeros
+        return bins
+
+    def _grow(self, exponent: int) -> None:
+        if exponent > self._exponent:
+            self._bins = _doubled(self._bins, exponent - self._exponent)
+            self._exponent = exponent
+
+
+def _doubled(bins: npt.NDArray[np.int64], times: int) -> npt.NDArray[np.int64]:
+    """The counts after the range has doubled so often: pairs of bins are joined, and the outer half is empty."""
+    for _ in range(times):
+        if not bins.any():
+            break
+        joined = bins.reshape(-1, 2).sum(axis=1)
+        bins = np.zeros(2 * BINS, np.int64)
+        bins[BINS // 2 : BINS // 2 + BINS] = joined
+    return bins

@@ -14,15 +14,32 @@ import numpy as np
 import numpy.typing as npt
 import onnx
 
+from enginewright.errors import listed
 from enginewright.graph.dialects import Dialect
 from enginewright.graph.placement import rectified
-from enginewright.graph.rules import RULES, Kind
+from enginewright.graph.rules import RULES, Kind, channel_axis
 from enginewright.graph.topology import Topology, attributes
 
 __all__ = ["faults", "lint"]
 
 _FOREIGN = ("QLinear", "DynamicQuantizeLinear", "ConvInteger", "MatMulInteger")
 _MOVES = frozenset(name for name, rule in RULES.items() if rule is Kind.SAME_VALUES)
+_POOLS = frozenset({"MaxPool", *(name for name, rule in RULES.items() if rule is Kind.POOL)})
+# What TensorRT fuses behind a product, or computes in float: a pair in front of it is work for nothing.
+_ACTIVATIONS = frozenset(
+    {"Clip", "Elu", "Gelu", "HardSigmoid", "HardSwish", "LeakyRelu", "PRelu", "Relu", "Sigmoid", "Tanh"}
+)
+_NORMS = frozenset(
+    {"BatchNormalization", "GroupNormalization", "InstanceNormalization", "LayerNormalization", "Softmax"}
+)
+_ONE_TYPE = frozenset(
+    {"Add", "Concat", "Div", "Mul", "Sub", *(name for name, rule in RULES.items() if rule is Kind.WEIGHTED)}
+)
+_FLOATS = {
+    onnx.TensorProto.FLOAT: "float32",
+    onnx.TensorProto.FLOAT16: "float16",
+    onnx.TensorProto.BFLOAT16: "bfloat16",
+}
 _INTEGER_TYPES = {onnx.TensorProto.INT8: "int8", onnx.TensorProto.UINT8: "uint8", onnx.TensorProto.INT32: "int32"}
 
 
@@ -31,6 +48,7 @@ def faults(model: onnx.ModelProto, dialect: Dialect) -> tuple[str, ...]:
     view = Topology(model)
     return (
         *_foreign_operators(view),
+        *_mixed_floats(view),
         *(sentence for node in view.nodes for sentence in _node_faults(node, view, dialect)),
     )
 
@@ -74,6 +92,20 @@ def _foreign_operators(view: Topology) -> Iterator[str]:
             yield f"'{node.name}' is {node.op_type}: only QuantizeLinear and DequantizeLinear are portable"
 
 
+def _mixed_floats(view: Topology) -> Iterator[str]:
+    """Operators that read two floating-point types: what a pair gives has the type of its scale."""
+    types = {name: tensor.data_type for name, tensor in view.initializers.items()}
+    types.update((value.name, value.type.tensor_type.elem_type) for value in view.model.graph.input)
+    if len(_FLOATS.keys() & types.values()) < 2:
+        return  # nearly every network: nothing to infer
+    for value in onnx.shape_inference.infer_shapes(view.model).graph.value_info:
+        types[value.name] = value.type.tensor_type.elem_type
+    for node in view.nodes:
+        read = dict.fromkeys(_FLOATS[types[name]] for name in node.input if types.get(name) in _FLOATS)
+        if node.op_type in _ONE_TYPE and len(read) > 1:
+            yield f"'{node.name}' ({node.op_type}) reads {listed(read)}: the parser wants one type"
+
+
 def _node_faults(node: onnx.NodeProto, view: Topology, dialect: Dialect) -> Iterator[str]:
     if node.op_type not in ("QuantizeLinear", "DequantizeLinear"):
         return
@@ -106,14 +138,18 @@ def _weight_faults(node: onnx.NodeProto, found: _Constants, view: Topology, dial
     if dialect.weights_as == "float32" and node.op_type == "DequantizeLinear" and view.producer(node.input[0]) is None:
         yield f"'{node.name}' reads stored integers: the parser of TensorRT 8 wants float32 weights behind QuantizeLinear"
     stored = view.constant(node.input[0])
-    if stored is not None and stored.ndim >= 2:
+    if stored is not None and stored.ndim >= 2 and (found.scale > 0).all():
         integers = stored.astype(np.int64) if node.op_type == "DequantizeLinear" else _rounded(stored, found)
         largest = int(np.abs(integers).max(initial=0))
         if largest > dialect.weight_limit:
             yield f"'{node.name}' holds the weight {largest}, and {dialect.name} takes magnitudes up to {dialect.weight_limit}"
+    constant = _behind_quantizers(node, view)
+    assert constant is not None  # else it would be no weight
+    rank = len(constant.dims)
     for reader in view.consumers(node.output[0]) if node.op_type == "DequantizeLinear" else ():
-        wanted = {"Conv": 0, "ConvTranspose": 1}.get(reader.op_type)
-        if wanted is not None and found.scale.size > 1 and found.axis != wanted:
+        matrix = rank == 2 or reader.op_type not in ("Gemm", "MatMul")
+        wanted = channel_axis(reader) if RULES.get(reader.op_type) is Kind.WEIGHTED and matrix else None
+        if wanted is not None and found.scale.size > 1 and found.axis % rank != wanted:
             yield f"'{node.name}' has its scales along axis {found.axis} of {reader.op_type} '{reader.name}': only axis {wanted} is fused"
 
 
@@ -136,20 +172,17 @@ def _bias_faults(node: onnx.NodeProto, found: _Constants, view: Topology, dialec
 
 def _role(node: onnx.NodeProto, view: Topology) -> str:
     """What a Q or DQ node quantizes: `weight`, `bias` or `activation`."""
-    maker = view.producer(node.input[0])
-    source = (
-        maker
-        if node.op_type == "DequantizeLinear" and maker is not None and maker.op_type == "QuantizeLinear"
-        else node
-    )
-    if source.input[0] not in view.initializers:
+    stored = _behind_quantizers(node, view)
+    if stored is None:
         return "activation"
-    if (
-        view.initializers[source.input[0]].data_type == onnx.TensorProto.INT32
-        or len(view.initializers[source.input[0]].dims) == 1
-    ):
-        return "bias"
-    return "weight"
+    return "bias" if stored.data_type == onnx.TensorProto.INT32 or len(stored.dims) == 1 else "weight"
+
+
+def _behind_quantizers(node: onnx.NodeProto, view: Topology) -> onnx.TensorProto | None:
+    """The constant that a Q or DQ node quantizes, perhaps through the Q node before it; None for an activation."""
+    maker = view.producer(node.input[0])
+    through = node.op_type == "DequantizeLinear" and maker is not None and maker.op_type == "QuantizeLinear"
+    return view.initializers.get(maker.input[0] if through and maker is not None else node.input[0])
 
 
 def _rounded(weights: npt.NDArray[np.generic], found: _Constants) -> npt.NDArray[np.int64]:
@@ -231,21 +264,66 @@ def _inputs(view: Topology) -> Iterator[str]:
         if _has_integer_weights(node, view) and not _dequantized(node.input[0], view):
             yield f"'{node.name}' ({node.op_type}) has integer weights and a float input: its product is not an integer one"
         maker = view.producer(node.input[0]) if node.input else None
-        if node.op_type == "QuantizeLinear" and maker is not None:
-            behind = [
-                reader
-                for dequantize in view.consumers(node.output[0])
-                for reader in view.consumers(dequantize.output[0])
-            ]
-            if _has_integer_weights(maker, view) and any(
-                reader.op_type in ("Relu", "Clip", "BatchNormalization") for reader in behind
-            ):
-                yield f"'{node.name}' stands between '{maker.name}' and its activation: the two no longer fuse"
-            if maker.op_type in _MOVES - {"MaxPool"} and _dequantized(maker.input[0], view):
-                yield f"'{maker.name}' ({maker.op_type}) only moves values and has a pair on both its sides"
+        copies = maker is not None and maker.op_type in _MOVES - {"MaxPool"} and _dequantized(maker.input[0], view)
+        if node.op_type == "QuantizeLinear" and maker is not None and copies:
+            yield f"'{maker.name}' ({maker.op_type}) only moves values and has a pair on both its sides"
+        if node.op_type in _ACTIVATIONS | _NORMS and (pair := _pair_of(node.input[0], view)) is not None:
+            yield _before_float(node, pair, view)
+        if node.op_type in _POOLS and _dequantized(node.input[0], view) and not _requantized(node.output[0], view):
+            yield f"'{node.name}' ({node.op_type}) has a pair before it and none behind: it stays float, and the pair is work for nothing"
         if node.op_type == "DequantizeLinear" and node.output[0] in view.outputs:
             yield f"'{node.name}' quantizes the output '{node.output[0]}': that costs accuracy and saves nothing"
-        if node.op_type == "Add" and all(_dequantized(name, view) for name in node.input):
-            yield f"'{node.name}' (Add) has a pair on both branches: the sum no longer fuses with the convolution before it"
+        if node.op_type == "Add":
+            yield from (f"'{node.name}' (Add) {reason}" for reason in _not_summed(node, view))
         if _joins_scales(node, view):
             yield f"'{node.name}' (Concat) joins tensors with different scales: each is requantized first"
+        elif node.op_type in ("Concat", "MaxPool") and _changes_scale(node, view):
+            yield f"'{node.name}' ({node.op_type}) has another scale behind it than before it: its values are requantized"
+
+
+def _not_summed(node: onnx.NodeProto, view: Topology) -> Iterator[str]:
+    """Why a residual sum does not fuse with the convolution that makes one of its branches."""
+    if any(name in view.initializers for name in node.input) or node.input[0] == node.input[1]:
+        return
+    pairs = [name for name in node.input if _dequantized(name, view)]
+    fusing = [name for name in node.input if len(view.consumers(name)) == 1 and _is_integer_convolution(name, view)]
+    if len(pairs) == 2:
+        yield "has a pair on both branches: the sum no longer fuses with the convolution before it"
+    elif fusing and not pairs:
+        yield "has no pair on the branch that it does not fuse with: float values are read where int8 would do"
+    elif pairs and not fusing and (maker := _pair_of(pairs[0], view)) and _is_integer_convolution(maker.input[0], view):
+        yield "has a pair on the branch of its convolution and none on the other: the two no longer fuse"
+
+
+def _is_integer_convolution(tensor: str, view: Topology) -> bool:
+    maker = view.producer(tensor)
+    return maker is not None and maker.op_type in ("Conv", "ConvTranspose") and _has_integer_weights(maker, view)
+
+
+def _pair_of(tensor: str, view: Topology) -> onnx.NodeProto | None:
+    """The QuantizeLinear of the pair that a tensor comes out of."""
+    back = view.producer(tensor)
+    pair = view.producer(back.input[0]) if back is not None and back.op_type == "DequantizeLinear" else None
+    return pair if _is(pair, "QuantizeLinear") else None
+
+
+def _before_float(node: onnx.NodeProto, pair: onnx.NodeProto, view: Topology) -> str:
+    maker = view.producer(pair.input[0])
+    if maker is not None and (_has_integer_weights(maker, view) or maker.op_type == "Add"):
+        return f"'{pair.name}' stands between '{maker.name}' and its activation: the two no longer fuse"
+    return (
+        f"'{pair.name}' quantizes the input of '{node.name}' ({node.op_type}), which is computed in float all the same"
+    )
+
+
+def _requantized(tensor: str, view: Topology) -> bool:
+    """Whether a tensor becomes integers, perhaps behind operators that only move its values."""
+    return any(
+        node.op_type == "QuantizeLinear" or (node.op_type in _MOVES and _requantized(node.output[0], view))
+        for node in view.consumers(tensor)
+    )
+
+
+def _changes_scale(node: onnx.NodeProto, view: Topology) -> bool:
+    before, behind = _group(node.input[0], view), _quantized_as(node.output[0], view)
+    return before is not None and behind is not None and before != behind

@@ -16,8 +16,9 @@ from enginewright.graph.execution import Array, InnerTensors
 from enginewright.graph.histogram import Histogram
 from enginewright.graph.methods import METHODS, Range, choose_range
 from enginewright.graph.normal_form import normal_form
+from enginewright.graph.topology import Topology, only_default_domain
 
-__all__ = ["METHODS", "Histogram", "Range", "Scales", "calibrate"]
+__all__ = ["METHODS", "Histogram", "Range", "Scales", "Seen", "calibrate", "observe"]
 
 FORMAT = 1  # of the JSON form of Scales. 1: the first.
 
@@ -62,25 +63,38 @@ class Scales:
         return cls(method, samples, {str(tensor): _range(tensor, pair) for tensor, pair in ranges.items()})
 
 
-def calibrate(
+@dataclass(frozen=True)
+class Seen:
+    """What calibration samples made of each tensor: enough for the ranges by every method."""
+
+    samples: int
+    histograms: Mapping[str, Histogram]
+
+    def scales(self, method: str) -> Scales:
+        """The range of each tensor by a method of METHODS. Raises DataError for an unknown one."""
+        ranges = {tensor: choose_range(histogram, method) for tensor, histogram in self.histograms.items()}
+        return Scales(method, self.samples, ranges)
+
+
+def observe(
     model: onnx.ModelProto,
     tensors: Sequence[str],
     batches: Iterable[Mapping[str, Array]],
     *,
-    method: str,
     threads: int = 1,
     on_batch: Callable[[int], None] | None = None,
-) -> Scales:
-    """Run a float network over batches of inputs and choose the range of each of `tensors` by a method of METHODS.
+) -> Seen:
+    """Run a float network over batches of inputs and count the values of each of `tensors`.
 
     `batches`: input name -> array, the first dimension being samples. `on_batch` is told the number of samples after
     each batch. Memory depends on the network and the size of a batch, not on the number of batches. Raises DataError
-    for no samples, an unknown tensor, an unknown method, or values that are not finite (the tensor is named).
+    for no samples, an unknown tensor, or values that are not finite (the tensor is named).
     """
-    if method not in METHODS:
-        raise DataError(f"unknown calibration method '{method}'", hint=f"choose one of {', '.join(METHODS)}")
-    histograms = {tensor: Histogram(tensor) for tensor in tensors}
-    inner = InnerTensors([normal_form(model)], list(histograms), threads=threads)
+    network = normal_form(model)
+    parts = _concatenated(network, frozenset(tensors))
+    histograms = {tensor: Histogram(tensor) for tensor in tensors if tensor not in parts}
+    inner = InnerTensors([network], list(histograms), threads=threads)
+    del network  # its weights are in the session now
     samples = 0
     for batch in batches:
         for tensor, (values,) in inner.run(batch):
@@ -90,7 +104,37 @@ def calibrate(
             on_batch(samples)
     if not samples:
         raise DataError("calibration: there is not a single sample", hint="give calibration data")
-    return Scales(method, samples, {tensor: choose_range(seen, method) for tensor, seen in histograms.items()})
+    for tensor, names in parts.items():
+        histograms[tensor] = Histogram.joined(tensor, [histograms[name] for name in names])
+    return Seen(samples, {tensor: histograms[tensor] for tensor in tensors})
+
+
+def calibrate(
+    model: onnx.ModelProto,
+    tensors: Sequence[str],
+    batches: Iterable[Mapping[str, Array]],
+    *,
+    method: str,
+    threads: int = 1,
+    on_batch: Callable[[int], None] | None = None,
+) -> Scales:
+    """Observe, and choose the range of each of `tensors` by a method of METHODS. Raises DataError as `observe` does,
+    and for an unknown method.
+    """
+    if method not in METHODS:
+        raise DataError(f"unknown calibration method '{method}'", hint=f"choose one of {', '.join(METHODS)}")
+    return observe(model, tensors, batches, threads=threads, on_batch=on_batch).scales(method)
+
+
+def _concatenated(network: onnx.ModelProto, wanted: frozenset[str]) -> dict[str, tuple[str, ...]]:
+    """The wanted tensors that hold the values of other wanted ones and nothing else, in graph order. They need not be
+    looked at: in a U-Net that is a quarter of all values.
+    """
+    return {
+        node.output[0]: tuple(node.input)
+        for node in Topology(network).nodes
+        if node.op_type == "Concat" and only_default_domain(node) and wanted.issuperset([*node.input, node.output[0]])
+    }
 
 
 def _range(tensor: object, pair: object) -> Range:

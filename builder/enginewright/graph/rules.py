@@ -13,7 +13,7 @@ from enginewright.errors import DataError
 from enginewright.graph.dialects import Dialect
 from enginewright.graph.topology import FloatArray, Topology, attributes, only_default_domain
 
-__all__ = ["RULES", "Kind", "Weights", "kind", "weights_of", "why_float"]
+__all__ = ["RULES", "Kind", "Weights", "channel_axis", "kind", "weights_of", "why_float"]
 
 
 class Kind(Enum):
@@ -89,7 +89,7 @@ def weights_of(node: onnx.NodeProto, view: Topology) -> Weights | None:
         return None
     weight = np.asarray(view.constant(node.input[1]), np.float32)
     bias = np.asarray(view.constant(bias_name), np.float32) if bias_name else None
-    axis = _channel_axis(node)
+    axis = channel_axis(node)
     if weight.ndim < 2 or (node.op_type in ("Gemm", "MatMul") and weight.ndim != 2):
         return None
     return Weights(node.input[1], weight, axis, bias_name, bias)
@@ -127,7 +127,8 @@ def _product_rows(node: onnx.NodeProto, view: Topology) -> int:
     return int(np.prod(shape[:-1]))
 
 
-def _channel_axis(node: onnx.NodeProto) -> int:
+def channel_axis(node: onnx.NodeProto) -> int:
+    """The axis of a WEIGHTED node's weight along which its output channels lie."""
     if node.op_type == "Gemm":
         return 0 if attributes(node).get("transB", 0) else 1
     return {"Conv": 0, "ConvTranspose": 1, "MatMul": 1}[node.op_type]

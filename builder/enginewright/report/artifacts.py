@@ -54,12 +54,14 @@ def report_data_from_artifacts(
     reference: NetworkArtifacts,
     engine: NetworkArtifacts,
     measurement: Measurement | None,
+    measurement_evicted: Measurement | None = None,
 ) -> ReportData:
     """Gather what the pack stage has at hand.
 
     `steps` are the records of all steps before, in order: their tools' versions and their warnings are shown too. `versions`
-    adds those of the packing step. The measurement's engines are labelled "reference" and "engine". Raises StoreError where
-    an artifact does not have its format.
+    adds those of the packing step. The measurements' engines are labelled "reference" and "engine"; `measurement` is
+    with warm caches. Raises StoreError where an artifact does not have its format, MeasurementError where a
+    measurement's caches are the other's.
     """
     tools = {tool: version for step in steps for tool, version in step.ingredients.tools.items()}
     return ReportData(
@@ -73,11 +75,12 @@ def report_data_from_artifacts(
         steps=tuple(_step(record) for record in steps),
         reference=_network(reference, measurement, "reference"),
         engine=_network(engine, measurement, "engine"),
-        latency=_latency(measurement) if measurement else None,
+        latency=_latency(measurement.with_caches("warm")) if measurement else None,
         versions=tuple(Fact(tool, version) for tool, version in sorted({**tools, **versions}.items())),
         host=fingerprint_facts(measurement.host) if measurement else (),
         conditions=condition_facts(measurement) if measurement else (),
         warnings=tuple(f"{step.name}: {warning}" for step in steps for warning in step.warnings),
+        latency_evicted=_latency(measurement_evicted.with_caches("evicted")) if measurement_evicted else None,
     )
 
 

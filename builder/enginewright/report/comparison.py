@@ -165,7 +165,7 @@ def _gains(data: ReportData) -> str:
         if row.name in _GAINS and row.trend:
             parts.append(_GAINS[row.name] if row.trend == "same" else row.change.text)
             if row.name == _MEDIAN:
-                parts[-1] += " at the median"
+                parts[-1] += " at the median with warm caches"
     evaluation = data.engine.evaluation
     change = _accuracy_change(data.reference.evaluation, evaluation)
     if data.metric != FIDELITY and change is not None:

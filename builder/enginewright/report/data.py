@@ -141,7 +141,10 @@ class Latency:
 
 @dataclass(frozen=True)
 class ReportData:
-    """Everything that a report shows. `latency` is None where nothing was measured; `recipe` is the recipe's text as rendered."""
+    """Everything that a report shows. `recipe` is the recipe's text as rendered.
+
+    `latency` is with warm caches, `latency_evicted` with evicted ones; None where nothing was measured.
+    """
 
     name: str
     summary: str
@@ -158,6 +161,7 @@ class ReportData:
     host: tuple[Fact, ...]
     conditions: tuple[Fact, ...]
     warnings: tuple[str, ...] = ()
+    latency_evicted: Latency | None = None
 
     @property
     def metric(self) -> str:

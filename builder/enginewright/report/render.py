@@ -11,7 +11,7 @@ from functools import cache
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup, escape
 
-from enginewright.report import accuracy, charts, comparison, latency, layers, units
+from enginewright.report import accuracy, caches, charts, comparison, latency, layers, units
 from enginewright.report.data import ReportData
 from enginewright_runtime.budget import Verdict
 
@@ -64,6 +64,8 @@ def _latency_view(data: ReportData) -> dict[str, object]:
     measured, limits = data.latency, _limit_lines(data)
     near = charts.limits_in_reach(measured, limits) if measured else ()
     return {
+        "caches": caches.caches_rows(data),
+        "caches_mean": caches.caches_sentences(data),
         "percentiles": latency.percentile_rows(measured) if measured else (),
         "medians": latency.session_medians(measured) if measured else (),
         "protocol": latency.protocol_sentences(measured) if measured else (),

@@ -96,9 +96,9 @@ STAGES: Mapping[str, Stage] = {
         tools=("onnx", "onnxruntime", "numpy"),
     ),
     "calibrate": Stage(
-        2,
+        3,
         _module("calibrate"),
-        {"scales": "scales"},
+        {"scales": "scales", "samples": "sample-digests"},
         consumes={"network": ("network",)},
         optional={"learned": ("module-ranges",)},
         tools=("onnx", "onnxruntime", "numpy"),
@@ -126,17 +126,17 @@ STAGES: Mapping[str, Stage] = {
         tools=("enginewright-runtime",),  # the backend's own version is in the parameter `requires`
     ),
     "evaluate": Stage(
-        1,
+        2,
         _module("evaluate"),
         {"evaluation": "evaluation", "outputs": "outputs", "golden": "golden"},
         consumes=_ENGINE,
-        optional={"reference_outputs": ("outputs",)},
+        optional={"reference_outputs": ("outputs",), "calibration_samples": ("sample-digests",)},
         tools=("numpy", "enginewright-runtime"),
     ),
     "measure": Stage(
-        1,
+        2,
         _module("measure"),
-        {"measurement": "measurement"},
+        {"measurement": "measurement", "measurement_evicted": "measurement"},
         consumes={
             **_ENGINE,
             "reference_engine": ("engine",),
@@ -146,7 +146,7 @@ STAGES: Mapping[str, Stage] = {
         tools=("numpy", "enginewright-runtime"),
     ),
     "pack": Stage(
-        1,
+        2,
         _module("pack"),
         {"bundle": "bundle", "report_html": "report", "report_markdown": "report", "result": "result"},
         consumes={
@@ -155,6 +155,7 @@ STAGES: Mapping[str, Stage] = {
             "layers": ("layers",),
             "evaluation": ("evaluation",),
             "measurement": ("measurement",),
+            "measurement_evicted": ("measurement",),
             "reference_engine": ("engine",),
             "reference_layers": ("layers",),
             "reference_evaluation": ("evaluation",),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from contextlib import closing
+from contextlib import ExitStack, closing
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -14,12 +14,13 @@ import numpy.typing as npt
 from enginewright.datasets import Batch, class_names, load_data, load_split
 from enginewright.errors import DataError
 from enginewright.metrics import CONFIDENCE, Classification, Metric, Score, make_metric
+from enginewright.outputs import OutputsReader, OutputsWriter
 from enginewright.running import Outcome, RunningStep
+from enginewright.sample_digests import digests_from_json, digests_of
 from enginewright.signature import Array
 from enginewright_runtime.backends import backend
 from enginewright_runtime.backends.protocol import OpenEngine
 from enginewright_runtime.golden import Golden
-from enginewright_runtime.npz import read_npz, write_npz
 from enginewright_runtime.stats import paired_difference_interval
 
 __all__ = ["GOLDEN_SAMPLES", "GOLDEN_TOLERANCE", "run"]
@@ -32,49 +33,82 @@ _BATCH = 32
 
 
 def run(step: RunningStep) -> Outcome:
-    description = step.parameters["metric"]
     data = load_data(step)
     split = load_split(data, "test", step)
-    reference = read_npz(step.inputs["reference_outputs"].read_bytes()) if "reference_outputs" in step.inputs else None
-    metric = make_metric(description, step.code_folder)
-    comparison = _Comparison()
-    size = split.signature.batch_size(_BATCH)
-    collected: dict[str, list[Array]] = {name: [] for name in split.signature.outputs}
-    golden: Golden | None = None
-    with closing(_open(step)) as engine:
-        done = 0
-        # Where the network's batch size is fixed, the last samples that do not fill a batch are left out.
-        order = range(split.signature.whole_batches(len(split)))
-        for batch in step.tracked(split.batches(size, order=order), total=-(-len(order) // size), note="evaluating"):
-            outputs = engine.run(batch.inputs)
-            _refuse_nan(outputs, done)
-            theirs = (
-                {name: values[done : done + len(batch)] for name, values in reference.items()}
-                if reference is not None
-                else outputs
-            )
-            metric.update(outputs, batch.labels, theirs)
-            comparison.update(outputs, theirs, batch.labels)
-            for name, values in outputs.items():
-                collected[name].append(values)
-            done += len(batch)
-            if golden is None:
-                golden = _golden(engine, batch, split.signature.batch_size(GOLDEN_SAMPLES))
-    if golden is None:
+    size = split.batch_size(_BATCH)
+    # Where the network's batch size is fixed, the last samples that do not fill a batch are left out.
+    samples = split.signature.whole_batches(len(split))
+    if not samples:
         raise DataError(
             f"the test split has fewer samples than the network's batch size of {size}", hint="give more test data"
         )
-    step.output("golden").write_bytes(golden.to_bytes())
-    step.output("outputs").write_bytes(write_npz({name: np.concatenate(values) for name, values in collected.items()}))
+    metric = make_metric(step.parameters["metric"], step.code_folder)
+    with ExitStack() as stack:
+        engine = stack.enter_context(closing(_open(step)))
+        writer = stack.enter_context(OutputsWriter(step.output("outputs")))
+        reference = _reference(step, stack, samples)
+        comparison = None if reference is None else _Comparison()
+        overlap = _Overlap(step)
+        done = 0
+        batches = split.batches(size, order=range(samples))
+        for batch in step.tracked(batches, total=-(-samples // size), note="evaluating"):
+            outputs = engine.run(batch.inputs)
+            _refuse_nan(outputs, done)
+            writer.append(outputs, len(batch))
+            theirs = outputs if reference is None else reference.read(len(batch))
+            metric.update(outputs, batch.labels, theirs)
+            if comparison is not None:
+                comparison.update(outputs, theirs, batch.labels)
+            overlap.look(batch)
+            if not done:
+                golden = _golden(engine, batch, split.signature.batch_size(GOLDEN_SAMPLES))
+                step.output("golden").write_bytes(golden.to_bytes())
+            done += len(batch)
+    overlap.warn(done)
     score = metric.score()
     names = class_names(data)
     if names is not None and score.confusion is not None and len(names) != len(score.confusion):
         step.warn(
             f"the data names {len(names)} classes and the network has {len(score.confusion)}: the report gives numbers"
         )
-    evaluation = _evaluation(metric, score, done, names, comparison if reference is not None else None)
+    evaluation = _evaluation(metric, score, done, names, comparison)
     step.output("evaluation").write_text(json.dumps(evaluation))
     return Outcome({"metric": metric.name, "accuracy": round(score.value, 5), "samples": done})
+
+
+def _reference(step: RunningStep, stack: ExitStack, samples: int) -> OutputsReader | None:
+    """What the reference said of the same samples; None for the reference itself."""
+    if "reference_outputs" not in step.inputs:
+        return None
+    reader = stack.enter_context(OutputsReader(step.inputs["reference_outputs"]))
+    if reader.samples != samples:
+        raise DataError(
+            f"the reference was evaluated on {reader.samples} test samples, and now there are {samples}",
+            hint="a split must have the same samples each time it is made: check the data factory",
+        )
+    return reader
+
+
+class _Overlap:
+    """Counts the test samples that calibration has read."""
+
+    def __init__(self, step: RunningStep) -> None:
+        self._step = step
+        self._calibrated: frozenset[bytes] = frozenset()
+        if "calibration_samples" in step.inputs:
+            self._calibrated = digests_from_json(json.loads(step.inputs["calibration_samples"].read_bytes()))
+        self._found = 0
+
+    def look(self, batch: Batch) -> None:
+        if self._calibrated:
+            self._found += sum(digest in self._calibrated for digest in digests_of(batch.inputs))
+
+    def warn(self, samples: int) -> None:
+        if self._found:
+            self._step.warn(
+                f"{self._found} of the {samples} test samples are calibration data, too: the accuracy on them says "
+                "less about samples that the engine has not seen. Keep the splits 'calibration' and 'test' apart"
+            )
 
 
 def _open(step: RunningStep) -> OpenEngine:

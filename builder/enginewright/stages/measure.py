@@ -1,10 +1,13 @@
-"""Measure: the latency of the very engine bytes, beside the reference's, in fresh processes, until the budgets are
-decided or the cap is reached.
+"""Measure: the latency of the very engine bytes, beside the reference's, in fresh processes.
+
+With warm caches until the budgets are decided or the cap is reached, and then, in sessions of their own and with fewer
+samples, with evicted caches.
 """
 
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from contextlib import closing
 from pathlib import Path
 
@@ -14,17 +17,25 @@ from enginewright_runtime.backends import Array, backend
 from enginewright_runtime.budget import Evidence, Verdict, judge, overall
 from enginewright_runtime.golden import golden_from_bytes, one_sample
 from enginewright_runtime.host import fingerprint, fingerprint_id
-from enginewright_runtime.measure import EngineToMeasure, Measuring
+from enginewright_runtime.measure import EngineToMeasure, Measuring, WarmUpRule
+from enginewright_runtime.measurement import Measurement, pooled_ns
 from enginewright_runtime.stats import percentile
 
 __all__ = ["run"]
 
 _MEASURED_BUDGETS = ("latency_p50_ms", "latency_p99_ms", "memory_mib")
 
+# Evicting makes an inference slower by far more than a warm-up's last percent, so this one is short: it is there for
+# memory that is taken once, and for the clocks.
+_SHORT_WARM_UP = WarmUpRule(
+    least_ns=200_000_000, least_count=20, window=10, steady_share=0.05, steady_times=2, cap_ns=3_000_000_000
+)
+
+_Engines = Mapping[str, EngineToMeasure]
+_Inputs = Mapping[str, Array]
+
 
 def run(step: RunningStep) -> Outcome:
-    looks: list[int] = step.parameters["looks"]
-    limits = {name: limit for name, limit in step.parameters["budget"].items() if name in _MEASURED_BUDGETS}
     if fingerprint_id(fingerprint()) != step.parameters["host"]:
         raise StepFailed(
             "the build was planned on another host, and a measurement taken here would pass for one of that host",
@@ -35,10 +46,30 @@ def run(step: RunningStep) -> Outcome:
         "engine": _engine(step.inputs["engine"], step.inputs["entry"]),
     }
     inputs = _sample(step, engines["engine"])
+    measurement, verdict = _with_warm_caches(step, engines, inputs)
+    evicted = _with_evicted_caches(step, engines, inputs)
+    step.output("measurement").write_bytes(measurement.to_bytes())
+    step.output("measurement_evicted").write_bytes(evicted.to_bytes())
+    pooled = pooled_ns("engine", measurement)
+    undecided = "the last measurement could not decide about the budget" if verdict is Verdict.INCONCLUSIVE else ""
+    return Outcome(
+        {
+            "sessions": len(measurement.sessions),
+            "samples": len(pooled),
+            "p50_ms": percentile(pooled, 50) / 1e6,
+            "p50_evicted_ms": percentile(pooled_ns("engine", evicted), 50) / 1e6,
+        },
+        provisional=undecided,
+    )
+
+
+def _with_warm_caches(step: RunningStep, engines: _Engines, inputs: _Inputs) -> tuple[Measurement, Verdict]:
+    """Sessions until every budget that this step can judge is decided, or the last look is over."""
+    parameters = step.parameters
+    looks: list[int] = parameters["looks"]
+    limits = {name: limit for name, limit in parameters["budget"].items() if name in _MEASURED_BUDGETS}
     verdict = Verdict.INCONCLUSIVE
-    with Measuring(
-        engines, inputs, rounds=step.parameters["rounds"], chunk=step.parameters["chunk"], seed=0
-    ) as measuring:
+    with Measuring(engines, inputs, rounds=parameters["rounds"], chunk=parameters["chunk"], seed=0) as measuring:
         done = 0
         for look in looks:
             while done < look:
@@ -54,12 +85,17 @@ def run(step: RunningStep) -> Outcome:
             verdict = overall(judge(limits, evidence))
             if verdict is not Verdict.INCONCLUSIVE:
                 break
-    step.output("measurement").write_bytes(measurement.to_bytes())
-    pooled = [sample for session in measurement.sessions_ns("engine") for sample in session]
-    undecided = "the last measurement could not decide about the budget" if verdict is Verdict.INCONCLUSIVE else ""
-    return Outcome(
-        {"sessions": done, "samples": len(pooled), "p50_ms": percentile(pooled, 50) / 1e6}, provisional=undecided
-    )
+    return measurement, verdict
+
+
+def _with_evicted_caches(step: RunningStep, engines: _Engines, inputs: _Inputs) -> Measurement:
+    sessions, samples = step.parameters["evicted"]["sessions"], step.parameters["evicted"]["samples"]
+    with Measuring(
+        engines, inputs, rounds=samples, chunk=1, seed=0, warm_up=_SHORT_WARM_UP, caches="evicted"
+    ) as measuring:
+        for _ in step.tracked(range(sessions), total=sessions, note="measuring with evicted caches"):
+            measuring.take_session()
+        return measuring.measurement()
 
 
 def _sample(step: RunningStep, engine: EngineToMeasure) -> dict[str, Array]:

@@ -20,18 +20,19 @@ from enginewright_runtime.bundle import read_bundle, write_bundle
 from enginewright_runtime.errors import NotEnoughSamples
 from enginewright_runtime.golden import read_golden
 from enginewright_runtime.manifest import BuildStep, EngineEntry, Manifest
-from enginewright_runtime.measure import Measurement
+from enginewright_runtime.measurement import Measurement, pooled_ns
 from enginewright_runtime.stats import percentile
 
 __all__ = ["run"]
 
-RESULT_FORMAT = 1  # 1: first
+RESULT_FORMAT = 2  # 1: first; 2: latency_evicted_ns, times_faster
 _SIDES = ("reference", "engine")
 
 
 def run(step: RunningStep) -> Outcome:
     parameters = step.parameters
-    measurement = Measurement.from_bytes(step.inputs["measurement"].read_bytes())
+    measurement = _measurement(step, "measurement").with_caches("warm")
+    evicted = _measurement(step, "measurement_evicted").with_caches("evicted")
     evaluations = {"reference": _json(step, "reference_evaluation"), "engine": _json(step, "evaluation")}
     layers = {"reference": _json(step, "reference_layers"), "engine": _json(step, "layers")}
     sizes = {
@@ -48,7 +49,7 @@ def run(step: RunningStep) -> Outcome:
             accuracy_drop=evaluations["reference"]["accuracy"] - evaluations["engine"]["accuracy"],
         ),
     )
-    result = _result(findings, evaluations, layers, sizes, measurement)
+    result = {**_result(findings, evaluations, layers, sizes), **_latencies(measurement, evicted)}
     report = report_data_from_artifacts(
         name=parameters["name"],
         summary=parameters["summary"],
@@ -59,13 +60,14 @@ def run(step: RunningStep) -> Outcome:
         steps=step.history,
         versions=_versions(step),
         measurement=measurement,
+        measurement_evicted=evicted,
         **{side: NetworkArtifacts(sizes[side], evaluations[side], layers[side]) for side in _SIDES},
     )
     page = render_html(report)
     step.output("report_html").write_text(page, encoding="utf-8")
     step.output("report_markdown").write_text(render_markdown(report), encoding="utf-8")
     step.output("result").write_text(json.dumps(result))
-    _write_bundle(step, measurement, result, page)
+    _write_bundle(step, measurement, evicted, result, page)
     _check_bundle(step)
     return Outcome({"verdict": result["verdict"], "bytes": step.output("bundle").stat().st_size})
 
@@ -74,18 +76,17 @@ def _json(step: RunningStep, name: str) -> Any:
     return json.loads(step.inputs[name].read_bytes())
 
 
+def _measurement(step: RunningStep, name: str) -> Measurement:
+    return Measurement.from_bytes(step.inputs[name].read_bytes(), source=name)
+
+
 def _result(
     findings: Sequence[Finding],
     evaluations: Mapping[str, Any],
     layers: Mapping[str, Any],
     sizes: Mapping[str, int],
-    measurement: Measurement,
 ) -> dict[str, Any]:
     """What `enginewright build` prints: the verdict and both sides' figures."""
-    latency: dict[str, dict[str, float | None]] = {}
-    for side in _SIDES:
-        pooled = [sample for session in measurement.sessions_ns(side) for sample in session]
-        latency[side] = {"p50": _percentile(pooled, 50), "p99": _percentile(pooled, 99)}
     return {
         "format": RESULT_FORMAT,
         "verdict": overall(findings).value,
@@ -94,10 +95,29 @@ def _result(
             "metric": evaluations["engine"]["metric"],
             **{side: evaluations[side]["accuracy"] for side in _SIDES},
         },
-        "latency_ns": latency,
         "size_bytes": dict(sizes),
         "macs": {side: sum(layer["macs"] for layer in layers[side]["layers"]) for side in _SIDES},
     }
+
+
+def _latencies(measurement: Measurement, evicted: Measurement) -> dict[str, Any]:
+    """With warm caches p50 and p99; with evicted ones, of which there are fewer samples, p50; and how many times faster
+    the engine is by each p50.
+    """
+    warm_ns = {side: pooled_ns(side, measurement) for side in _SIDES}
+    evicted_ns = {side: pooled_ns(side, evicted) for side in _SIDES}
+    return {
+        "latency_ns": {
+            side: {f"p{percent}": _percentile(warm_ns[side], percent) for percent in (50, 99)} for side in _SIDES
+        },
+        "latency_evicted_ns": {side: {"p50": _percentile(evicted_ns[side], 50)} for side in _SIDES},
+        "times_faster": {"warm": _times_faster(warm_ns), "evicted": _times_faster(evicted_ns)},
+    }
+
+
+def _times_faster(samples_ns: Mapping[str, Sequence[int]]) -> float | None:
+    reference, engine = (_percentile(samples_ns[side], 50) for side in _SIDES)
+    return reference / engine if reference and engine else None
 
 
 def _percentile(samples: Sequence[int], percent: float) -> float | None:
@@ -115,7 +135,9 @@ def _versions(step: RunningStep) -> dict[str, str]:
     return dict(sorted(versions.items()))
 
 
-def _write_bundle(step: RunningStep, measurement: Measurement, result: Mapping[str, Any], page: str) -> None:
+def _write_bundle(
+    step: RunningStep, measurement: Measurement, evicted: Measurement, result: Mapping[str, Any], page: str
+) -> None:
     parameters = step.parameters
     engine = step.inputs["engine"].read_bytes()
     described = _json(step, "entry")
@@ -143,6 +165,7 @@ def _write_bundle(step: RunningStep, measurement: Measurement, result: Mapping[s
             entry.path: engine,
             "golden.npz": step.inputs["golden"].read_bytes(),
             f"measurements/{entry.fingerprint}.json": measurement.to_bytes(),
+            f"measurements/{entry.fingerprint}.evicted.json": evicted.to_bytes(),
             "report.html": page.encode(),
         },
     )

@@ -15,6 +15,7 @@ from enginewright.graph.dialects import DIALECTS
 from enginewright.graph.fidelity import signal_to_noise
 from enginewright.graph.layers import layers, layers_to_json
 from enginewright.graph.placement import place
+from enginewright.graph.precision import pattern_of
 from enginewright.graph.qdq import quantize
 from enginewright.graph.ranges import Scales
 from enginewright.running import Outcome, RunningStep
@@ -29,6 +30,11 @@ _BATCH = 16
 def run(step: RunningStep) -> Outcome:
     name, keep_float = step.parameters["dialect"], step.parameters["keep_float"]
     network = onnx.load(step.inputs["network"])
+    if "precision" in step.inputs:
+        assigned = json.loads(step.inputs["precision"].read_bytes())
+        if assigned["chosen"] == "float":
+            return _in_float(step, network)
+        keep_float = [pattern_of(layer) for layer in assigned["kept_float"]]
     scales = Scales.from_json(json.loads(step.inputs["scales"].read_bytes()))
     quantized = quantize(network, scales, DIALECTS[name], keep_float=keep_float)
     onnx.save(quantized, step.output("quantized"))
@@ -50,3 +56,11 @@ def run(step: RunningStep) -> Outcome:
     return Outcome(
         {"dialect": name, "int8_layers": integer, "float_layers": len(table) - integer, "lowest_snr_db": worst}
     )
+
+
+def _in_float(step: RunningStep, network: onnx.ModelProto) -> Outcome:
+    """No layer is worth int8 on this target: the network goes on as it came."""
+    onnx.save(network, step.output("quantized"))
+    table = layers(network)
+    step.output("layers").write_text(json.dumps(layers_to_json(table)))
+    return Outcome({"dialect": step.parameters["dialect"], "int8_layers": 0, "float_layers": len(table)})

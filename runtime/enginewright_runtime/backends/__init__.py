@@ -11,6 +11,7 @@ __all__ = ["BACKENDS", "Array", "Backend", "OpenEngine", "backend"]
 
 BACKENDS: dict[str, str] = {
     "onnxruntime": "enginewright_runtime.backends.onnxruntime",
+    "openvino": "enginewright_runtime.backends.openvino",
 }
 
 

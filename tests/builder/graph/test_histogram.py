@@ -39,6 +39,21 @@ def test_counts_do_not_depend_on_order_or_batches(values: list[float], cut: int)
     assert whole.magnitudes().sum() + whole.zeros == len(values)
 
 
+@settings(max_examples=60, deadline=None)
+@given(st.lists(st.lists(st.floats(-(2.0**100), 2.0**100, width=32), max_size=30), min_size=1, max_size=4))
+def test_joined_histograms_are_that_of_the_joined_values(parts: list[list[float]]) -> None:
+    arrays = [np.array(part, np.float32) for part in parts]
+    joined, whole = Histogram.joined("t", [_of(array) for array in arrays]), _of(np.concatenate(arrays))
+    assert joined.magnitudes().tolist() == whole.magnitudes().tolist()
+    assert (joined.low, joined.high, joined.count, joined.zeros, joined.limit) == (
+        whole.low,
+        whole.high,
+        whole.count,
+        whole.zeros,
+        whole.limit,
+    )
+
+
 def test_a_larger_value_doubles_the_range_and_loses_no_count() -> None:
     histogram = _of(np.full(1000, 0.75, np.float32))
     assert histogram.limit == 1.0

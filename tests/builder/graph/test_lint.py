@@ -92,6 +92,43 @@ def _integer_bias(model: onnx.ModelProto) -> None:
     _node(model, "a").input[2] = "bd"
 
 
+def _zero_scale(model: onnx.ModelProto) -> None:
+    _set(model, "a/scale", np.array(0.0, np.float32))
+
+
+def _no_number(model: onnx.ModelProto) -> None:
+    _set(model, "b/weight/scale", np.full(16, np.nan, np.float32))
+
+
+def _shifted_weights(model: onnx.ModelProto) -> None:
+    _set(model, "b/weight/zero_point", np.full(16, 2, np.int8))
+
+
+def _unsigned_weights(model: onnx.ModelProto) -> None:
+    _set(model, "b/weight/zero_point", np.zeros(16, np.uint8))
+
+
+def _computed_scale(model: onnx.ModelProto) -> None:
+    model.graph.node.insert(0, helper.make_node("Abs", ["a/scale"], ["measured"], name="abs"))
+    _node(model, "a/quantize").input[1] = "measured"
+
+
+def _integer_operator(model: onnx.ModelProto) -> None:
+    model.graph.node.append(helper.make_node("QLinearConv", list("uvwabcde"), ["f"], name="old"))
+
+
+def _half_weights(model: onnx.ModelProto) -> None:
+    """A layer that stays float, with weights of another type than what it reads."""
+    _node(model, "a").input[1] = "half"
+    model.graph.initializer.append(numpy_helper.from_array(np.ones((16, 16, 3, 3), np.float16), "half"))
+
+
+def _half_scale(model: onnx.ModelProto) -> None:
+    """From opset 19 on, what comes out of a pair has the type of its scale."""
+    model.opset_import[0].version = 19
+    _own_constants(model, "x/dequantize", np.array(0.1, np.float16), np.array(0, np.int8))
+
+
 def _weight_axis(model: onnx.ModelProto) -> None:
     for name in ("a/weight/quantize", "a/weight/dequantize"):
         _node(model, name).attribute[0].i = 1
@@ -109,6 +146,60 @@ def _eight_bits(model: onnx.ModelProto) -> None:
 
 def _between_convolution_and_activation(model: onnx.ModelProto) -> None:
     _between(model, "p", "relu")
+
+
+def _between_convolution_and_normalization(model: onnx.ModelProto) -> None:
+    relu = _node(model, "relu")
+    relu.op_type = "BatchNormalization"
+    relu.input.extend(f"norm{index}" for index in range(4))
+    model.graph.initializer.extend(
+        numpy_helper.from_array(np.ones(16, np.float32), name) for name in list(relu.input)[1:]
+    )
+    _between(model, "p", "relu")
+
+
+def _between_sum_and_activation(model: onnx.ModelProto) -> None:
+    _behind_the_sum(model, "Relu")
+    _between(model, "s", "behind")
+
+
+def _before_a_sigmoid(model: onnx.ModelProto) -> None:
+    model.graph.node.append(helper.make_node("Sigmoid", ["m/dequantized"], ["gate"], name="gate"))
+
+
+def _before_a_softmax(model: onnx.ModelProto) -> None:
+    model.graph.node.append(helper.make_node("Softmax", ["m/dequantized"], ["share"], name="share"))
+
+
+def _behind_the_sum(model: onnx.ModelProto, op_type: str) -> None:
+    """The sum has an activation, which the pair behind it then reads."""
+    position = next(index for index, node in enumerate(model.graph.node) if node.name == "sum")
+    for node in model.graph.node:
+        node.input[:] = ["t" if name == "s" else name for name in node.input]
+    model.graph.node.insert(position + 1, helper.make_node(op_type, ["s"], ["t"], name="behind"))
+
+
+def _around_a_copy(model: onnx.ModelProto) -> None:
+    copy = helper.make_node("Transpose", ["x/dequantized"], ["turned"], name="turn", perm=[0, 1, 3, 2])
+    position = next(index for index, node in enumerate(model.graph.node) if node.name == "a")
+    model.graph.node.insert(position, copy)
+    _node(model, "a").input[0] = "turned"
+    _between(model, "turned", "a")
+
+
+def _pool_into_float(model: onnx.ModelProto) -> None:
+    model.graph.node.append(
+        helper.make_node("AveragePool", ["m/dequantized"], ["mean"], name="mean", kernel_shape=[2, 2])
+    )
+
+
+def _no_pair_on_the_skip(model: onnx.ModelProto) -> None:
+    _node(model, "sum").input[1] = "a"
+
+
+def _the_wrong_branch(model: onnx.ModelProto) -> None:
+    _node(model, "sum").input[1] = "a"
+    _between(model, "b", "sum")
 
 
 def _both_branches(model: onnx.ModelProto) -> None:
@@ -146,7 +237,16 @@ def _float_bias(model: onnx.ModelProto) -> None:
 
 
 def _pool_changes_scale(model: onnx.ModelProto) -> None:
-    _own_constants(model, "m/quantize", np.array(0.5, np.float32), np.array(0, np.uint8))
+    _own_constants(model, "m/quantize", np.array(0.5, np.float32), _zero_of(model))
+
+
+def _join_changes_scale(model: onnx.ModelProto) -> None:
+    _own_constants(model, "j/quantize", np.array(0.5, np.float32), _zero_of(model))
+
+
+def _zero_of(model: onnx.ModelProto) -> np.ndarray:
+    """Zero in the type that the activations of the network have."""
+    return np.zeros_like(array(model, "x/zero_point"))
 
 
 def _float_input(model: onnx.ModelProto) -> None:
@@ -167,6 +267,18 @@ _FAULTS: list[tuple[str, Callable[[onnx.ModelProto], None], str]] = [
     ("tensorrt", _unsigned, "'x/quantize' holds activations as uint8, and tensorrt wants int8"),
     ("tensorrt", _per_channel, "'a/quantize' has a scale for each channel of an activation"),
     ("tensorrt", _integer_bias, "'bias' holds a bias as int32, and the parser of tensorrt rejects that"),
+    ("tensorrt", _zero_scale, "'a/quantize' has a scale that is not positive and finite"),
+    ("tensorrt", _no_number, "'b/weight/quantize' has a scale that is not positive and finite"),
+    (
+        "tensorrt",
+        _shifted_weights,
+        "'b/weight/quantize' holds weights as int8 with a zero point, and tensorrt wants int8",
+    ),
+    ("tensorrt", _unsigned_weights, "'b/weight/quantize' holds weights as uint8"),
+    ("tensorrt", _computed_scale, "'a/quantize' has a scale or zero point that is computed"),
+    ("tensorrt", _integer_operator, "'old' is QLinearConv: only QuantizeLinear and DequantizeLinear are portable"),
+    ("tensorrt", _half_weights, "'a' (Conv) reads float32 and float16: the parser wants one type"),
+    ("tensorrt", _half_scale, "'a' (Conv) reads float16 and float32: the parser wants one type"),
     ("tensorrt", _weight_axis, "'a/weight/dequantize' has its scales along axis 1 of Conv 'a': only axis 0"),
     ("tensorrt", _foreign_operator, "'dynamic' is DynamicQuantizeLinear"),
     (
@@ -179,6 +291,17 @@ _FAULTS: list[tuple[str, Callable[[onnx.ModelProto], None], str]] = [
 ]
 _SLOW: list[tuple[str, Callable[[onnx.ModelProto], None], str]] = [
     ("tensorrt", _between_convolution_and_activation, "'relu/extra' stands between 'a' and its activation"),
+    ("tensorrt", _between_convolution_and_normalization, "'relu/extra' stands between 'a' and its activation"),
+    ("tensorrt", _between_sum_and_activation, "'behind/extra' stands between 'sum' and its activation"),
+    ("tensorrt", _before_a_sigmoid, "'m/quantize' quantizes the input of 'gate' (Sigmoid), which is computed in float"),
+    ("tensorrt", _before_a_softmax, "'m/quantize' quantizes the input of 'share' (Softmax)"),
+    ("tensorrt", _around_a_copy, "'turn' (Transpose) only moves values and has a pair on both its sides"),
+    ("tensorrt", _pool_into_float, "'mean' (AveragePool) has a pair before it and none behind"),
+    ("tensorrt", _pool_changes_scale, "'pool' (MaxPool) has another scale behind it than before it: its values"),
+    ("tensorrt", _join_of_two_scales, "'join' (Concat) joins tensors with different scales: each is requantized"),
+    ("tensorrt", _join_changes_scale, "'join' (Concat) has another scale behind it than before it"),
+    ("tensorrt", _no_pair_on_the_skip, "'sum' (Add) has no pair on the branch that it does not fuse with"),
+    ("tensorrt", _the_wrong_branch, "'sum' (Add) has a pair on the branch of its convolution and none on the other"),
     ("tensorrt", _both_branches, "'sum' (Add) has a pair on both branches"),
     ("tensorrt", _on_the_output, "'output' quantizes the output 'y'"),
     ("tensorrt", _float_input, "'a' (Conv) has integer weights and a float input"),

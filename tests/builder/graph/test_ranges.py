@@ -13,7 +13,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from enginewright.errors import DataError
 from enginewright.graph import execution
-from enginewright.graph.ranges import METHODS, Range, Scales, calibrate
+from enginewright.graph.ranges import METHODS, Range, Scales, calibrate, observe
 
 
 def _scaled(factor: float) -> onnx.ModelProto:
@@ -51,7 +51,8 @@ def test_batch_sizes_do_not_change_the_ranges() -> None:
 def test_more_activations_than_may_be_held_at_once_are_watched_in_parts(monkeypatch: pytest.MonkeyPatch) -> None:
     batches = _batches(3, size=10)
     expected = calibrate(_scaled(2.0), ["m", "y"], batches, method="entropy")
-    monkeypatch.setattr(execution, "_LIMIT_BYTES", 3 * 64 * 4)  # three samples of one tensor: two sessions, four parts
+    monkeypatch.setattr(execution, "_MOST_BYTES", 64 * 4)  # one tensor: two sessions
+    monkeypatch.setattr(execution, "_LIMIT_BYTES", 3 * 64 * 4)  # three samples: four parts
     assert calibrate(_scaled(2.0), ["m", "y"], batches, method="entropy") == expected
 
 
@@ -91,6 +92,36 @@ def test_overflow_inside_the_network_is_refused_with_the_tensor_where_it_showed(
 def test_what_cannot_be_calibrated_is_refused(tensors: list[str], batches: list, method: str, message: str) -> None:
     with pytest.raises(DataError, match=message):
         calibrate(_scaled(1.0), tensors, batches, method=method)
+
+
+def test_a_concatenation_has_the_ranges_of_its_values_though_it_is_not_looked_at() -> None:
+    """y: concatenated from what two rectifiers make; z: from y and the input."""
+    nodes = [
+        helper.make_node("Relu", ["x"], ["a"]),
+        helper.make_node("Neg", ["x"], ["b"]),
+        helper.make_node("Concat", ["a", "b", "a"], ["y"], axis=1),
+        helper.make_node("Concat", ["y", "x"], ["z"], axis=1),
+        helper.make_node("Abs", ["z"], ["magnitude"]),
+        helper.make_node("Abs", ["y"], ["other"]),
+    ]
+    ends = [
+        helper.make_tensor_value_info(name, TensorProto.FLOAT, ["batch", width])
+        for name, width in (("x", 64), ("magnitude", 256), ("other", 192))
+    ]
+    graph = helper.make_graph(nodes, "joined", ends[:1], ends[1:])
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=9)
+    for method in METHODS:
+        # Without its parts among the wanted tensors, a concatenation is looked at itself.
+        looked_at = [calibrate(model, [name], _batches(3), method=method).range(name) for name in ("y", "z")]
+        derived = calibrate(model, ["z", "x", "a", "b", "y"], _batches(3), method=method)
+        assert [derived.range(name) for name in ("y", "z")] == looked_at
+        assert list(derived.ranges) == ["z", "x", "a", "b", "y"]
+
+
+def test_all_methods_come_from_one_pass() -> None:
+    seen = observe(_scaled(1.0), ["x", "y"], _batches(4))
+    for method in METHODS:
+        assert seen.scales(method) == calibrate(_scaled(1.0), ["x", "y"], _batches(4), method=method)
 
 
 def test_a_fixed_batch_size_in_the_network_is_kept() -> None:

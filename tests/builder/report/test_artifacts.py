@@ -14,6 +14,8 @@ from enginewright.report import NetworkArtifacts, render_html, render_markdown, 
 from enginewright.report.artifacts import evaluation_from_json, layers_from_json
 from enginewright.report.data import Changed, ClassAccuracy, Fact, Layer, OutputNoise, StepOutput
 from enginewright_runtime.budget import Evidence, Verdict, judge
+from enginewright_runtime.caches import Caches
+from enginewright_runtime.errors import MeasurementError
 from enginewright_runtime.measurement import MeasuredEngine, Measurement, Protocol, SessionRecord
 from enginewright_runtime.warm_up import WarmUp, WarmUpRule
 
@@ -47,7 +49,7 @@ LAYER = {
 LAYERS = {"format": 1, "layers": [LAYER]}
 
 
-def measurement(*, sessions: int = 2) -> Measurement:
+def measurement(*, sessions: int = 2, caches: Caches = "warm") -> Measurement:
     def warm_up(settled: bool) -> WarmUp:
         return WarmUp(count=100, elapsed_ns=10**9, settled=settled, window_medians_ns=(1_000_000,))
 
@@ -71,6 +73,8 @@ def measurement(*, sessions: int = 2) -> Measurement:
             dropped_per_chunk=1,
             seed=0,
             warm_up=WarmUpRule(),
+            caches=caches,
+            evicted_bytes=64 << 20 if caches == "evicted" else 0,
         ),
         engines={
             label: MeasuredEngine(sha256="0" * 64, size_bytes=1, backend="onnxruntime", settings={}) for label in labels
@@ -113,6 +117,7 @@ def report(**changes):
             "reference": NetworkArtifacts(4_000, EVALUATION, LAYERS),
             "engine": NetworkArtifacts(1_000, EVALUATION, LAYERS),
             "measurement": measurement(),
+            "measurement_evicted": measurement(caches="evicted"),
             **changes,
         }
     )
@@ -197,6 +202,26 @@ def test_the_measurement_gives_samples_memory_host_and_conditions():
         Fact("waiting for a processor", "1.00 s"),
         Fact("warm-ups that did not settle", "1 of 4"),
     )
+
+
+def test_the_samples_of_evicted_caches_stand_apart():
+    data = report(measurement_evicted=measurement(sessions=3, caches="evicted"))
+    assert data.latency is not None
+    assert data.latency_evicted is not None
+    assert (len(data.latency.sessions), len(data.latency_evicted.sessions)) == (2, 3)
+    assert "64.0 MiB" in render_html(data)
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"measurement": measurement(caches="evicted")}, "with warm caches was expected, and this is evicted"),
+        ({"measurement_evicted": measurement()}, "with evicted caches was expected, and this is warm"),
+    ],
+)
+def test_a_measurement_in_the_other_one_s_place_is_refused(changes, said):
+    with pytest.raises(MeasurementError, match=said):
+        report(**changes)
 
 
 @pytest.mark.parametrize("taken", [None, measurement(sessions=0)], ids=["none", "no sessions"])

@@ -226,6 +226,17 @@ def test_a_percentile_that_the_samples_cannot_carry_is_not_printed():
     assert rows["p99"] == ["p99 needs 299 samples or more, and there are 40"]
 
 
+def test_warm_and_evicted_caches_have_a_table_of_their_own():
+    part = section(page_of(signs()), "latency")
+    [table] = [table for table in part.all("table") if "evicted" in table]
+    rows = {cells(row)[0].text: [cell.text for cell in cells(row)[1:]] for row in next(table.all("tbody")).all("tr")}
+    assert list(rows) == ["warm", "evicted"]
+    assert rows["warm"][2].startswith("2.73×")
+    assert rows["evicted"][2].startswith("3.02×")
+    assert "Evicted: before each inference its process writes 256 MiB" in part
+    assert "Distribution with warm caches" in part
+
+
 def test_without_a_measurement_there_is_no_latency():
     page = page_of(unmeasured())
     assert list(section(page, "latency").all("svg")) == []

@@ -9,6 +9,7 @@ from tests.builder.report.report_cases import few_samples, latency, lights, resn
 
 from enginewright.report import render_html, render_markdown
 from enginewright.report.accuracy import class_changes, confusion_rows, evaluation_sentences
+from enginewright.report.caches import caches_rows, caches_sentences
 from enginewright.report.comparison import comparison, verdict_sentence
 from enginewright.report.data import Changed, ClassAccuracy, Latency, Layer, ReportData, SessionSamples
 from enginewright.report.latency import protocol_sentences, session_medians, session_ratios
@@ -99,6 +100,39 @@ def test_the_ratio_of_the_medians_shows_how_much_sessions_differ():
     assert len(ratios) == 8
     assert row(signs(), "p50 latency").change.note == "ratio by session 2.72× to 2.76×"
     assert min(ratios) == pytest.approx(2.72, abs=0.005)
+
+
+def test_the_medians_of_warm_and_evicted_caches_stand_side_by_side():
+    data = replace(
+        signs(), latency_evicted=latency(sessions=4, samples=30, reference_ms=3.0, engine_ms=1.0, evicted=True)
+    )
+    warm, evicted = caches_rows(data)
+    assert (warm.caches, warm.reference.text, warm.engine.text, warm.ratio.text) == (
+        "warm",
+        "1.86 ms",
+        "0.680 ms",
+        "2.73×",
+    )
+    assert (evicted.caches, evicted.engine.text) == ("evicted", "1.01 ms")
+    assert warm.ratio.note == "2.72× to 2.76×"
+    low, high = (float(end) for end in evicted.engine.note.split(" to "))
+    assert low < 1.0 < high
+    assert "its process writes 256 MiB" in caches_sentences(data)[1]
+    assert "4 sessions of 30 samples of each engine" in caches_sentences(data)[1]
+
+
+def test_one_session_gives_a_median_without_its_interval():
+    once = latency(sessions=1, samples=30, evicted=True)
+    _, evicted = caches_rows(replace(signs(), latency_evicted=once))
+    assert evicted.engine.text.endswith(" ms")
+    assert (evicted.engine.note, evicted.ratio.note) == ("", "")
+
+
+def test_without_evicted_caches_there_is_nothing_to_set_beside():
+    assert caches_rows(few_samples()) == ()
+    assert caches_sentences(few_samples()) == ()
+    assert "evicted" not in render_html(few_samples())
+    assert "evicted" not in render_markdown(few_samples())
 
 
 def test_figures_that_nobody_has_are_left_out():
