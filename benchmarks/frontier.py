@@ -5,7 +5,8 @@
 A point is a recipe with values for its template: `signs` or `signs,macs=0.75,epochs=6` or `signs,quantize=false`.
 Without any, the points are those of the recipes `signs` and, where it is there, `signs-max`: int8 alone, more and more
 of the multiply-accumulates pruned (each recovered for --epochs epochs), some of it without int8, and the recipes as
-they are. What is not in the store yet is made by the steps of the build, so a second run only measures.
+they are. What is not in the store yet is made by the steps of the build, which takes minutes for each point and up to
+an hour for `signs-max`; a second run only measures.
 
 Protocol: all engines, and the float network's, are measured in one run, batch 1, one thread, warm caches; every session
 has a fresh process for each engine, warmed up until its median is steady, then 40 rounds in random order of 5 timed

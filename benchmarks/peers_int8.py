@@ -2,9 +2,10 @@
 
     python benchmarks/peers_int8.py [RECIPE] [--target cpu] [--sessions 12] [--environments FOLDER] [--openvino]
 
-Run it after a build of the recipe. It installs each peer into an environment of its own (3.5 GB in all) the first
-time, with the versions that benchmarks/peers/*.txt pin (they want Python 3.11 or newer), which is why
-`python -m benchmarks` leaves it out. A peer that cannot be installed or that fails is a row that says so.
+Run it after a build of the recipe. The first time it installs each peer into an environment of its own, with the
+versions that benchmarks/peers/*.txt pin (they want Python 3.11 or newer): 3.5 GB in all where pip gets the CPU build of
+torch, and more where it gets one for CUDA. That is why `python -m benchmarks` leaves it out. A peer that cannot be
+installed or that fails is a row that says so.
 
 Protocol: every peer quantizes the float network that the build exported, on the samples that the build calibrates
 with. Every file is compiled and run by the target's backend, one version for all, with the settings of the float
@@ -130,7 +131,10 @@ def main() -> int:
         ]
         verdicts = {entry.who: _tensorrt(entry, Path(folder)) for entry in entries}
     _print_table(entries, plain.backend, judged, measured, verdicts, openvino=arguments.openvino)
-    print(f"{job.recipe.name}, {len(next(iter(samples.values())))} calibration samples")
+    run_by = " ".join(backend(plain.backend).requires().get(name, "") for name in (plain.backend, "instructions"))
+    print(
+        f"{job.recipe.name}, {len(next(iter(samples.values())))} calibration samples; run by {plain.backend} {run_by}"
+    )
     for measurement in measured:
         print(protocol_line(measurement))
     return 0

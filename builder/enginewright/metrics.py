@@ -107,7 +107,7 @@ class Top1(Classification):
     name = "top1"
 
     def score(self) -> Score:
-        table = self.confusion
+        table = self.confusion.copy()
         right, total = int(np.trace(table)), int(table.sum())
         return Score(right / total, wilson_interval(right, total, confidence=CONFIDENCE), table)
 
@@ -122,7 +122,7 @@ class BalancedAccuracy(Classification):
     name = "balanced_accuracy"
 
     def score(self) -> Score:
-        table = self.confusion
+        table = self.confusion.copy()
         samples = table.sum(1)
         present = samples > 0
         right = np.diag(table)[present] / samples[present]

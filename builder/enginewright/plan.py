@@ -66,6 +66,7 @@ class _Layout:
         self.steps: list[Step] = []
         self.student: Factory | None = None  # once the network is another than the recipe's
         self.learned: OutputOf | None = None  # the ranges of training with int8 simulated
+        self.decided: dict[str, OutputOf] = {}  # what compression decided, for the report
 
     def lay_out(self) -> list[Step]:
         imported = self._import()
@@ -110,6 +111,7 @@ class _Layout:
                 "reference_layers": OutputOf(reference.step, "layers"),
                 "reference_evaluation": OutputOf(reference_evaluated, "evaluation"),
                 "golden": OutputOf(evaluated, "golden"),
+                **self.decided,
             },
         )
         return self.steps
@@ -143,10 +145,11 @@ class _Layout:
             return self._distill(compress, current)
         parameters = {"model": self._model(), **_json(compress)}
         if isinstance(compress, PruneBlocks):
-            parameters.update(metric=self._metric(), host=self.host.fingerprint, **self._backend())
+            parameters.update(host=self.host.fingerprint, **self._backend())
             name = self._add(
                 self._unused("prune_blocks"), "prune_blocks", parameters, {"checkpoint": current}, data=True, code=True
             )
+            self.decided["blocks"] = OutputOf(name, "blocks")
         elif isinstance(compress, Recalibrate):
             name = self._add(
                 self._unused("recalibrate"), "recalibrate", parameters, {"checkpoint": current}, data=True, code=True
@@ -205,6 +208,8 @@ class _Layout:
             parameters["teacher_model"] = self._model_of_the_recipe()
             inputs["teacher"] = teacher
         step = self._add(self._unused(name), "recover", parameters, inputs, data=True, code=True)
+        trained = sum(item.stage == "recover" for item in self.steps)
+        self.decided[f"curve-{trained}"] = OutputOf(step, "curve")
         if quantized:
             self.learned = OutputOf(step, "ranges")
         return OutputOf(step, "checkpoint")
@@ -221,7 +226,7 @@ class _Layout:
         inputs = {"network": network}
         learned = {} if self.learned is None else {"learned": self.learned}
         calibrated = self._add("calibrate", "calibrate", parameters, {**inputs, **learned}, data=True)
-        inputs["scales"] = OutputOf(calibrated, "scales")
+        inputs["scales"] = self.decided["scales"] = OutputOf(calibrated, "scales")
         if quantize.keep_float == "auto":
             parameters = {
                 **common,
@@ -231,7 +236,7 @@ class _Layout:
                 **self._backend(),
             }
             assigned = self._add("assign_precision", "assign_precision", parameters, inputs, data=True)
-            inputs["precision"] = OutputOf(assigned, "precision")
+            inputs["precision"] = self.decided["precision"] = OutputOf(assigned, "precision")
         name = self._add("quantize", "quantize", {**common, "correct_bias": quantize.correct_bias}, inputs, data=True)
         return OutputOf(name, "quantized"), OutputOf(name, "layers")
 

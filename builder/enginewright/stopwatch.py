@@ -9,18 +9,45 @@ from __future__ import annotations
 
 import random
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack, closing
+from dataclasses import dataclass
 from typing import TypeVar
 
 from enginewright_runtime.backends import Array, backend
 from enginewright_runtime.canonical import Json
+from enginewright_runtime.stats import median_interval
 
-__all__ = ["time_side_by_side"]
+__all__ = ["Saving", "saving", "time_side_by_side"]
 
 Label = TypeVar("Label", bound=str)
 
 _WARM_UP_ROUNDS = 5
+
+
+@dataclass(frozen=True)
+class Saving:
+    """How much time one variant takes less than another, in nanoseconds: the median of paired differences and its
+    interval at 99 %. Negative: it takes more.
+    """
+
+    median_ns: float
+    low_ns: float
+    high_ns: float
+
+    def to_json(self) -> Json:
+        return [round(self.low_ns), round(self.median_ns), round(self.high_ns)]
+
+
+def saving(of: Sequence[int], over: Sequence[int]) -> Saving:
+    """What `of` saves over `over`: samples in nanoseconds that were taken side by side, the same index at the same time.
+
+    >>> saving([90, 95, 91, 92, 90, 93, 94, 90], [100, 104, 102, 103, 99, 103, 105, 100]).median_ns
+    10.5
+    """
+    differences = sorted(theirs - ours for ours, theirs in zip(of, over, strict=True))
+    low, median, high = median_interval(differences, confidence=0.99)
+    return Saving(median, low, high)
 
 
 def time_side_by_side(

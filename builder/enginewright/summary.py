@@ -27,6 +27,9 @@ def build_json(result: BuildResult) -> dict[str, Any]:
         ],
         "accuracy": content["accuracy"],
         "latency_ns": content["latency_ns"],
+        "latency_evicted_ns": content["latency_evicted_ns"],
+        "times_faster": content["times_faster"],
+        "precision": content["precision"],
         "size_bytes": content["size_bytes"],
         "macs": content["macs"],
         "warnings": [f"{step.name}: {text}" for step in result.steps for text in step.record.warnings],
@@ -47,14 +50,10 @@ def build_table(job: Job, result: BuildResult) -> str:
             f"{change:+.2f} points",
         )
     )
-    for percentile in ("p50", "p99"):
-        old, new = (content["latency_ns"][name][percentile] for name in ("reference", "engine"))
-        if old is not None and new is not None:
-            # The ratio of two p99 is mostly noise: it is not printed.
-            ratio = _ratio(old, new, "faster", "slower") if percentile == "p50" else ""
-            rows.append((f"latency {percentile}", f"{old / 1e6:.3f} ms", f"{new / 1e6:.3f} ms", ratio))
+    rows += _latency_rows(content)
     rows.append(_ratio_row("size", content["size_bytes"], _MIB, "MiB", ("smaller", "larger")))
     rows.append(_ratio_row("MACs", content["macs"], 1e6, "M", ("fewer", "more")))
+    rows += _precision_rows(content["precision"])
     reused = sum(step.status == "reused" for step in result.steps)
     built = len(result.steps) - reused
     lines = [
@@ -114,6 +113,29 @@ def why_text(found: Sequence[Freshness]) -> str:
         lines.append(f"{item.step.name}:")
         lines += [f"  {reason}" for reason in item.reasons]
     return "\n".join(lines)
+
+
+def _latency_rows(content: Mapping[str, Any]) -> list[tuple[str, str, str, str]]:
+    rows = []
+    for name, latencies, percentile in (
+        ("latency p50", content["latency_ns"], "p50"),
+        ("latency p50, evicted", content["latency_evicted_ns"], "p50"),
+        ("latency p99", content["latency_ns"], "p99"),
+    ):
+        old, new = (latencies[side][percentile] for side in ("reference", "engine"))
+        if old is not None and new is not None:
+            # The ratio of two p99 is mostly noise: it is not printed.
+            ratio = _ratio(old, new, "faster", "slower") if percentile == "p50" else ""
+            rows.append((name, f"{old / 1e6:.3f} ms", f"{new / 1e6:.3f} ms", ratio))
+    return rows
+
+
+def _precision_rows(precision: Mapping[str, Any] | None) -> list[tuple[str, str, str, str]]:
+    """Nothing where the recipe left no choice."""
+    if precision is None:
+        return []
+    kept = f"{precision['float_layers']} of {precision['layers']} layers in float"
+    return [("precision", "float", precision["chosen"], kept)]
 
 
 def _ratio_row(

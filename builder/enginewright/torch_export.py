@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+import logging
 import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -40,6 +41,7 @@ def export_network(network: nn.Module, signature: Signature, path: Path) -> None
     )
     example = to_tensors(signature.example(batch=2))
     said = io.StringIO()
+    logging.getLogger("torch.onnx").setLevel(logging.ERROR)  # it tells of every optional library that is not there
     try:
         with warnings.catch_warnings(), contextlib.redirect_stdout(said), contextlib.redirect_stderr(said):
             warnings.simplefilter("ignore")

@@ -57,7 +57,9 @@ class LoneStage:
         staging = self._folder / f"run{self._runs}"
         staging.mkdir(parents=True)
         told = events if events is not None else []
-        return RunningStep("lone", parameters, inputs, staging, self._folder / "unfinished", self._folder / "code", told.append)
+        return RunningStep(
+            "lone", parameters, inputs, staging, self._folder / "unfinished", self._folder / "code", told.append
+        )
 
     def run(self, stage: str, parameters: Json, **inputs: Path) -> Ran:
         events: list[Json] = []

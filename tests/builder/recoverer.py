@@ -28,6 +28,18 @@ class Net(nn.Module):
         return self.head(torch.relu(self.conv(image)).mean((2, 3)))
 
 
+class TwoOutputs(Net):
+    """Its second output has weights of its own, which the loss does not reach."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.other = nn.Linear(8, 2)
+
+    def forward(self, image: Tensor) -> tuple[Tensor, Tensor]:
+        features = torch.relu(self.conv(image)).mean((2, 3))
+        return self.head(features), self.other(features)
+
+
 class Coloured:
     """Four classes that a small network learns: which of four patches is bright."""
 

@@ -113,6 +113,12 @@ def test_white_noise_is_refused(noise: Any, count: int) -> None:
     assert "placeholders give ranges that mean nothing" in caught.value.hint
 
 
+def test_noise_in_many_small_images_is_refused() -> None:
+    """In an image of 8x8 around its own mean, two independent pixels are correlated by -1/63."""
+    with pytest.raises(DataError, match="is noise"):
+        refuse(made(lambda random: random.standard_normal((3, 8, 8)), 1000), (3, 8, 8))
+
+
 def test_noise_of_bytes_with_the_channels_last_is_refused() -> None:
     with pytest.raises(DataError, match="is noise"):
         refuse(made(lambda random: random.integers(0, 256, (16, 16, 3))), (16, 16, 3), dtype="uint8")

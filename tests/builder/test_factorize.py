@@ -279,6 +279,29 @@ def test_channels_up_to_eight_are_not_rounded(factorizer: Factorizer) -> None:
     assert ranks_of(ran) == {"conv": Ranks(None, 2)}
 
 
+def test_a_core_has_no_more_inputs_than_weights_for_its_outputs(factorizer: Factorizer) -> None:
+    """Rounded up, nine directions would be sixteen; but three outputs with a kernel of three tell only nine apart."""
+
+    class Padded(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.conv = nn.Conv2d(63, 6, (1, 3), padding=(0, 20))
+
+        def forward(self, image: Tensor) -> Tensor:
+            return self.conv(torch.cat([image] * 21, 1) * torch.linspace(-1, 1, 63).view(-1, 1, 1))
+
+    torch.manual_seed(0)
+    network = Padded().eval()
+    with torch.no_grad():
+        into, out_of = (torch.linalg.qr(torch.randn(shape))[0] for shape in ((63, 9), (6, 3)))
+        network.conv.weight.copy_(torch.einsum("or,irk->oik", out_of, into.view(63, 3, 3)).unsqueeze(2))
+    ran, factorized = factorizer.factorized(network, Padded, energy=0.9999)
+    assert ranks_of(ran) == {"conv": Ranks(9, 3)}
+    image = torch.randn(2, *IMAGE)
+    with torch.no_grad():
+        torch.testing.assert_close(factorized(image), network(image), rtol=1e-4, atol=1e-4)
+
+
 class Attending(nn.Module):
     """torch's own layers, two linear layers with one weight, and one whose weight is read and never called."""
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tracemalloc
 from pathlib import Path
 from typing import Any
 
@@ -118,6 +119,25 @@ def test_scores_for_every_pixel_are_counted_by_pixel() -> None:
     scores[..., 1] = 1.0
     metric.update({"scores": scores}, np.array([[[1, 1], [1, 0]]]), None)
     assert metric.score().value == 0.75
+
+
+def test_what_a_metric_keeps_does_not_grow_with_the_samples() -> None:
+    metric = built_in("top1")
+    scores, labels = np.eye(8, dtype=np.float32)[np.arange(1000) % 8], np.arange(1000) % 8
+    metric.update({"scores": scores}, labels, None)
+    tracemalloc.start()
+    for _ in range(200):
+        metric.update({"scores": scores}, labels, None)
+    kept, _ = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert kept < 100_000
+    assert metric.score().confusion.tolist() == (np.eye(8, dtype=int) * 125 * 201).tolist()
+
+
+def test_another_number_of_classes_from_one_batch_to_the_next_is_refused() -> None:
+    metric = feed(built_in("top1"), PAIRS)
+    with pytest.raises(DataError, match="scores for 3 classes, and now for 2"):
+        metric.update({"scores": np.eye(2)}, np.arange(2), None)
 
 
 class Recall:

@@ -156,6 +156,19 @@ class Grouped(Plain):
         return self.c(torch.relu(self.norm(self.b(torch.relu(self.a(image))))))
 
 
+class Normed(Plain):
+    def __init__(self, norm: nn.Module) -> None:
+        super().__init__()
+        self.norm = norm
+
+    def features(self, image: Tensor) -> Tensor:
+        return self.b(torch.relu(self.norm(self.a(image))))
+
+
+def group_normed() -> Normed:
+    return Normed(nn.GroupNorm(4, 24))
+
+
 class Wide(Base):
     def __init__(self) -> None:
         super().__init__(48)
@@ -166,7 +179,17 @@ class Wide(Base):
         return self.b(torch.relu(self.deep(torch.relu(self.a(image)))))
 
 
-RIGHT: list[type[Base]] = [Plain, Depthwise, Residual, Slopes, Upwards, Flattened, Joined, Grouped]
+RIGHT: list[Callable[[], Base]] = [
+    Plain,
+    Depthwise,
+    Residual,
+    Slopes,
+    Upwards,
+    Flattened,
+    Joined,
+    Grouped,
+    group_normed,
+]
 
 
 def seeded(factory: Callable[[], nn.Module], shape: Sequence[int] = IMAGE) -> nn.Module:
@@ -424,15 +447,6 @@ class UpwardsInGroups(Plain):
     def __init__(self) -> None:
         super().__init__()
         self.b = nn.ConvTranspose2d(24, 24, 3, padding=1, groups=4)
-
-
-class Normed(Plain):
-    def __init__(self, norm: nn.Module) -> None:
-        super().__init__()
-        self.norm = norm
-
-    def features(self, image: Tensor) -> Tensor:
-        return self.b(torch.relu(self.norm(self.a(image))))
 
 
 class Scaled(Plain):

@@ -10,10 +10,12 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from tests.builder.lone_stage import DATA, LoneStage, Ran, Samples, model_of
 from torch import Tensor, nn
+from torch.nn.functional import cross_entropy
 
 from enginewright.checkpoint import load_checkpoint, make_network, save_checkpoint
 from enginewright.edits import KeptChannels, RemovedBlocks
@@ -103,18 +105,21 @@ def remover(lone: LoneStage, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
 
 
 def network(*, worthless: str = "") -> Any:
-    """So sure of its answers that any change costs something, but that of a block which adds nothing."""
+    """Gives every class to some samples, so surely that any change costs something but that of a worthless block."""
     torch.manual_seed(3)
     made = Net().train()
     with torch.no_grad():
         for _ in range(4):
             made(torch.randn(16, *IMAGE))
-        made.head.weight *= 100
         if worthless:
             block: Any = made.get_submodule(worthless)
             block.norm2.weight.zero_()
             block.norm2.bias.zero_()
-    return made.eval()
+        made.eval()
+        made.head.bias -= made(torch.randn(64, *IMAGE)).mean(0)
+        made.head.weight *= 1000
+        made.head.bias *= 1000
+    return made
 
 
 def table(ran: Ran) -> dict[str, Any]:
@@ -225,6 +230,18 @@ def test_the_table_has_a_row_for_each_candidate_in_the_order_of_the_network(remo
     assert rows["a"]["macs"] == 2 * 16 * 16 * 9 * 64
     assert rows["a"]["parameters"] == sum(value.numel() for value in made.a.parameters())
     assert rows["c"]["loss_rise"] == pytest.approx(content["loss_after"] - content["loss_before"])
+
+
+def test_the_loss_is_the_mean_cross_entropy_of_the_samples(remover: Remover) -> None:
+    remover.saves(a=100, b=150, c=120)
+    made = network()
+    made.head.weight.data /= 1000  # not so sure of its answers
+    content = table(remover.run(remover.start(made), blocks=1, samples=40))
+    images = torch.from_numpy(np.stack([Samples(40, IMAGE)[index][0] for index in range(40)]))
+    with torch.no_grad():
+        scores = made(images)
+        expected = cross_entropy(scores, scores.argmax(1))
+    assert content["loss_before"] == pytest.approx(float(expected), rel=1e-4)
 
 
 def test_blocks_to_keep_stay(remover: Remover) -> None:

@@ -18,7 +18,6 @@ from tests.builder.recoverer import (
     Recoverer,
     accuracy,
     curve,
-    notes,
     same,
     seeded,
     stacked,
@@ -27,7 +26,7 @@ from tests.builder.recoverer import (
 from torch import Tensor, nn
 
 from enginewright.checkpoint import load_checkpoint, make_network, save_checkpoint
-from enginewright.edits import Kept, KeptChannels, Sparse
+from enginewright.edits import Kept, KeptChannels
 from enginewright.errors import DataError, UserCodeError
 
 pytestmark = pytest.mark.usefixtures("one_thread")

@@ -15,8 +15,8 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from enginewright.metrics import BalancedAccuracy
 from enginewright.compression import Prune, Quantize
+from enginewright.metrics import BalancedAccuracy
 from enginewright.recipe import load_recipe
 from enginewright.target import load_target
 

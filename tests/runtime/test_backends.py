@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import subprocess
 import sys
 from importlib import metadata
@@ -16,6 +17,7 @@ from tests.runtime.tiny_bundle import tiny_golden, tiny_model
 from enginewright_runtime.backends import backend, onnxruntime, openvino
 from enginewright_runtime.canonical import Json
 from enginewright_runtime.errors import EngineError
+from enginewright_runtime.stored_zip import encode
 
 ORT = backend("onnxruntime")
 OV = backend("openvino")
@@ -195,6 +197,27 @@ def test_an_engine_of_openvino_is_refused_if_any_byte_of_it_was_changed() -> Non
             OV.open(bytes(engine), {})
         engine[position] ^= 0x55
     OV.open(bytes(engine), {}).close()
+
+
+def test_what_openvino_says_of_a_network_that_it_cannot_read_is_kept() -> None:
+    pytest.importorskip("openvino", reason="pip install 'enginewright-runtime[openvino]'")
+    specs = b'{"inputs":[],"outputs":[]}'
+    contents = (specs, gzip.compress(b"<net name='nonsense'/>"), b"")
+    engine = b"".join(encode(list(zip(openvino._FILES, contents, strict=True)), comment_bytes=0))
+    with pytest.raises(EngineError, match=r"openvino could not open the engine: (?s:.+)"):
+        OV.open(engine, {})
+    with pytest.raises(EngineError, match=r"openvino could not compile the model: (?s:.*)Gone"):
+        OV.compile(_with_operator("Gone"), {})
+
+
+def _with_operator(name: str) -> bytes:
+    graph = helper.make_graph(
+        [helper.make_node(name, ["x"], ["y"])],
+        "unknown",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, [1])],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, [1])],
+    )
+    return bytes(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)]).SerializeToString())
 
 
 def test_settings_in_the_words_of_another_backend_are_refused() -> None:

@@ -72,13 +72,19 @@ def test_the_runtime_alone_verifies_runs_and_measures_a_bundle(command: Path, ti
     assert benched.stdout.endswith("verdict: PASS\n")
 
 
-def test_only_numpy_and_onnxruntime_are_needed(command: Path) -> None:
+def test_numpy_is_needed_and_the_libraries_that_run_engines_are_extras(command: Path) -> None:
     listed = run(
         command.parent / "python",
         "-c",
         "from importlib import metadata; print(metadata.requires('enginewright-runtime'))",
     )
-    assert listed.stdout.strip() == "['numpy>=1.23', \"onnxruntime>=1.21; extra == 'onnxruntime'\"]"
+    assert listed.stdout.strip() == str(
+        [
+            "numpy>=1.23",
+            "onnxruntime>=1.21; extra == 'onnxruntime'",
+            "openvino>=2025.0; extra == 'openvino'",
+        ]
+    )
 
 
 def test_without_the_extra_it_says_what_to_install(command: Path, tiny_path: Path) -> None:

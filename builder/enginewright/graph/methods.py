@@ -152,11 +152,14 @@ def _error_integral(edges: FloatArray, threshold: float, step: float) -> FloatAr
     level = np.rint(inside / step)
     rest = inside - level * step
     # A level's own cell contributes step**3 / 12; the rest of the way into the next one, a cube.
-    return level * step**3 / 12.0 + rest**3 / 3.0 + np.maximum(edges - threshold, 0.0) ** 3 / 3.0
+    cut = np.maximum(edges - threshold, 0.0)
+    return level * (step**3 / 12.0) + (rest * rest * rest + cut * cut * cut) / 3.0  # a power takes ten times as long
 
 
-def _log(values: FloatArray) -> FloatArray:
-    return np.log(values, out=np.zeros_like(values), where=values > 0)
+def _log(counts: FloatArray) -> FloatArray:
+    """The logarithm of whole numbers; 0 for 0, which always stands beside a factor of 0."""
+    logarithms: FloatArray = np.log(np.maximum(counts, 1.0))
+    return logarithms
 
 
 def _x_log_x(values: FloatArray) -> FloatArray:

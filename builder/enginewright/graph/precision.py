@@ -17,36 +17,19 @@ from enginewright.graph.normal_form import normal_form
 from enginewright.graph.placement import place
 from enginewright.graph.rules import Kind, kind
 from enginewright.graph.topology import Topology
-from enginewright_runtime.canonical import Json
-from enginewright_runtime.stats import median_interval
+from enginewright.stopwatch import Saving
 
 __all__ = [
     "FORMAT",
-    "Saving",
     "Sensitivity",
     "decibels",
     "fewest_kept_float",
     "layers_with_a_choice",
     "most_noise_for_the_time",
     "pattern_of",
-    "saving",
 ]
 
 FORMAT = 1  # of the JSON form. 1: the first.
-
-
-@dataclass(frozen=True)
-class Saving:
-    """How much time one variant takes less than another, in nanoseconds: the median of paired differences and its
-    interval at 99 %. Negative: it takes more.
-    """
-
-    median_ns: float
-    low_ns: float
-    high_ns: float
-
-    def to_json(self) -> Json:
-        return [round(self.low_ns), round(self.median_ns), round(self.high_ns)]
 
 
 @dataclass(frozen=True)
@@ -63,17 +46,6 @@ def layers_with_a_choice(network: onnx.ModelProto, dialect: Dialect) -> list[str
     quantized = set(place(plain, dialect).quantized)
     view = Topology(plain)
     return [node.name for node in view.nodes if node.name in quantized and kind(node, view) is Kind.WEIGHTED]
-
-
-def saving(of: Sequence[int], over: Sequence[int]) -> Saving:
-    """What `of` saves over `over`: samples in nanoseconds that were taken side by side, the same index at the same time.
-
-    >>> saving([90, 95, 91, 92, 90, 93, 94, 90], [100, 104, 102, 103, 99, 103, 105, 100]).median_ns
-    10.5
-    """
-    differences = sorted(theirs - ours for ours, theirs in zip(of, over, strict=True))
-    low, median, high = median_interval(differences, confidence=0.99)
-    return Saving(median, low, high)
 
 
 def most_noise_for_the_time(sensitivities: Mapping[str, Sensitivity], savings: Mapping[str, Saving]) -> list[str]:

@@ -3,7 +3,15 @@
 from __future__ import annotations
 
 from enginewright.report.artifacts import NetworkArtifacts, report_data_from_artifacts
+from enginewright.report.compression_artifacts import CompressionArtifacts
 from enginewright.report.data import ReportData
 from enginewright.report.render import render_html, render_markdown
 
-__all__ = ["NetworkArtifacts", "ReportData", "render_html", "render_markdown", "report_data_from_artifacts"]
+__all__ = [
+    "CompressionArtifacts",
+    "NetworkArtifacts",
+    "ReportData",
+    "render_html",
+    "render_markdown",
+    "report_data_from_artifacts",
+]

@@ -1,8 +1,7 @@
-"""The report's charts as inline SVG.
+"""The report's charts of latency as inline SVG.
 
 Colours are CSS classes, so that light, dark and print are the style sheet's business. Positions along x are percentages and y is in pixels:
 a chart is as wide as its place while its text stays readable. Curves stand in a nested picture that stretches.
-Charts inside a table's cells are hidden from screen readers, because the cell says the number; charts that stand alone have a title.
 """
 
 from __future__ import annotations
@@ -16,11 +15,9 @@ from markupsafe import Markup
 
 from enginewright.report.data import Latency
 from enginewright.report.latency import PercentileRow, SessionMedians
-from enginewright.report.svg import LogAxis, at, element, path
+from enginewright.report.svg import STRETCHED_WIDTH, LogAxis, at, element, figure, path, stretched
 from enginewright.report.units import MINUS, significant
-from enginewright_runtime.budget import Finding
 
-_WIDTH = 1000.0  # of the nested, stretched pictures
 _BINS = 120
 _TEXT = 15  # pixels from one line of text to the next
 _HISTOGRAM = 116
@@ -34,72 +31,6 @@ class LimitLine:
 
     name: str
     limit_ms: float
-
-
-def bar(share: float, kind: str) -> Markup:
-    """One thin bar that fills `share` of its cell."""
-    return _cell_chart(8, element("rect", x=0, y=1, width=at(_clamp(share)), height=6, class_=kind))
-
-
-def paired_bars(reference: float, engine: float, largest: float) -> Markup:
-    """The reference's bar above the engine's, both as shares of `largest`."""
-    scale = largest or 1.0
-    return _cell_chart(
-        15,
-        element("rect", x=0, y=1, width=at(reference / scale), height=5, class_="reference"),
-        element("rect", x=0, y=8, width=at(engine / scale), height=6, class_="engine"),
-    )
-
-
-def diverging_bar(change: float, extent: float) -> Markup:
-    """A bar to the left of the middle for a loss, to the right for a gain; `extent` fills half of the cell."""
-    half = 0.5 * _clamp(abs(change) / extent) if extent else 0.0
-    return _cell_chart(
-        14,
-        element(
-            "rect",
-            x=at(0.5 - half if change < 0 else 0.5),
-            y=3,
-            width=at(half),
-            height=8,
-            class_="loss" if change < 0 else "gain",
-        ),
-        element("line", x1="50%", x2="50%", y1=0, y2=14, class_="axis"),
-    )
-
-
-def budget_bar(finding: Finding) -> Markup:
-    """A finding's value as a bar from zero, its interval as a whisker and its limit as a line.
-
-    An end of the interval that is not known leaves the picture without a stop.
-    """
-    assert finding.value is not None
-    known = [end for end in (finding.low, finding.high) if end is not None]
-    ends = (finding.value, finding.limit, *known)
-    low, high = min(0.0, *ends), max(0.0, *ends) * 1.08 or 1.0
-
-    def share(figure: float) -> float:
-        return (figure - low) / (high - low)
-
-    start, end = sorted((share(0.0), share(finding.value)))
-    parts = [
-        element("rect", x=0, y=7, width="100%", height=10, class_="track"),
-        element(
-            "rect",
-            x=at(start),
-            y=7,
-            width=at(end - start),
-            height=10,
-            class_=f"verdict-{finding.verdict.value.lower()}",
-        ),
-    ]
-    if known and finding.low != finding.high:
-        left = 0.0 if finding.low is None else share(finding.low)
-        right = 1.0 if finding.high is None else share(finding.high)
-        parts.append(element("line", x1=at(left), x2=at(right), y1=12, y2=12, class_="whisker"))
-        parts += [element("line", x1=at(share(x)), x2=at(share(x)), y1=8, y2=16, class_="whisker") for x in known]
-    parts.append(element("line", x1=at(share(finding.limit)), x2=at(share(finding.limit)), y1=1, y2=23, class_="limit"))
-    return _cell_chart(24, *parts)
 
 
 def limits_in_reach(latency: Latency, limits: Iterable[LimitLine]) -> tuple[LimitLine, ...]:
@@ -140,7 +71,7 @@ def distribution_chart(latency: Latency, percentiles: Sequence[PercentileRow], l
         element("text", "share of the calls at each latency", x=0, y=11, class_="caption"),
         element("text", "share of the calls that are slower", x=0, y=tail_top - 5, class_="caption"),
     ]
-    return _figure("Distribution of latency, reference and engine", bottom + _TEXT + 4, parts)
+    return figure("Distribution of latency, reference and engine", bottom + _TEXT + 4, parts)
 
 
 def session_chart(sessions: Sequence[SessionMedians]) -> Markup:
@@ -182,37 +113,7 @@ def session_chart(sessions: Sequence[SessionMedians]) -> Markup:
     for index in range(0, len(sessions), every):
         x = at(_session_x(index, len(sessions)))
         parts.append(element("text", str(index + 1), x=x, y=top + height + _TEXT, text_anchor="middle", class_="tick"))
-    return _figure("Median latency of each session against the middle one", top + height + _TEXT + 6, parts)
-
-
-def _cell_chart(height: int, *parts: Markup) -> Markup:
-    return element("svg", *parts, width="100%", height=height, aria_hidden="true")
-
-
-def _figure(title: str, height: float, parts: Iterable[Markup]) -> Markup:
-    return element(
-        "svg",
-        element("title", title),
-        *parts,
-        width="100%",
-        height=height,
-        role="img",
-        class_="figure",
-        aria_label=title,
-    )
-
-
-def _stretched(top: float, height: float, *parts: Markup) -> Markup:
-    return element(
-        "svg",
-        *parts,
-        x=0,
-        y=top,
-        width="100%",
-        height=height,
-        viewBox=f"0 0 {_WIDTH:.0f} {height:.0f}",
-        preserveAspectRatio="none",
-    )
+    return figure("Median latency of each session against the middle one", top + height + _TEXT + 6, parts)
 
 
 def _drawn_ms(duration_ns: float) -> float:
@@ -239,9 +140,9 @@ def _histogram(samples_ms: Sequence[Sequence[float]], axis: LogAxis, top: float)
         steps: list[tuple[float, float]] = [(0.0, _HISTOGRAM)]
         for index, value in enumerate(values):
             y = _HISTOGRAM * (1.0 - value / tallest)
-            steps += [(_WIDTH * index / _BINS, y), (_WIDTH * (index + 1) / _BINS, y)]
-        drawn.append(path([*_without_flat(steps), (_WIDTH, _HISTOGRAM)], class_=f"area {kind}"))
-    return _stretched(top, _HISTOGRAM, *drawn)
+            steps += [(STRETCHED_WIDTH * index / _BINS, y), (STRETCHED_WIDTH * (index + 1) / _BINS, y)]
+        drawn.append(path([*_without_flat(steps), (STRETCHED_WIDTH, _HISTOGRAM)], class_=f"area {kind}"))
+    return stretched(top, _HISTOGRAM, *drawn)
 
 
 def _bin_shares(samples: Sequence[float], axis: LogAxis) -> list[float]:
@@ -267,10 +168,10 @@ def _tail(samples_ms: Sequence[Sequence[float]], axis: LogAxis, top: float) -> M
         total = len(samples)
         points = [(0.0, y(1.0))]
         for index in _spread(total):
-            points += [(_WIDTH * axis.share(samples[index]), y((total - index) / total))]
+            points += [(STRETCHED_WIDTH * axis.share(samples[index]), y((total - index) / total))]
         points.append((points[-1][0], float(_TAIL)))
         drawn.append(path(points, class_=f"line {kind}"))
-    return _stretched(top, _TAIL, *drawn)
+    return stretched(top, _TAIL, *drawn)
 
 
 def _tail_scale(total: int) -> Callable[[float], float]:
@@ -379,7 +280,3 @@ def _session_x(index: float, sessions: int) -> float:
 def _signed_percent(share: float) -> str:
     sign = "+" if share > 0 else MINUS if share < 0 else ""
     return f"{sign}{abs(share) * 100:.0f} %"
-
-
-def _clamp(share: float) -> float:
-    return min(1.0, max(0.0, share))

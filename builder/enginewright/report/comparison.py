@@ -95,6 +95,15 @@ def budget_rows(data: ReportData) -> tuple[BudgetRow, ...]:
     )
 
 
+def metric_name(metric: str) -> str:
+    """A metric as words; one of the recipe's own stands as it is.
+
+    >>> metric_name("top1"), metric_name("metric:MeanIoU")
+    ('Accuracy (top 1)', 'metric:MeanIoU')
+    """
+    return _METRIC_NAMES.get(metric, metric)
+
+
 def budget_name(name: str) -> str:
     """A budget's key as words; a key that is not known here stands as it is.
 
@@ -188,8 +197,9 @@ def _accuracy_rows(data: ReportData) -> list[ComparisonRow]:
     before, after = data.reference.evaluation, data.engine.evaluation
     rows = []
     if (metric := data.metric) not in ("", FIDELITY):
-        name = _METRIC_NAMES.get(metric, metric)
-        rows.append(ComparisonRow(name, _accuracy(before), _accuracy(after), *_accuracy_figure(before, after)))
+        rows.append(
+            ComparisonRow(metric_name(metric), _accuracy(before), _accuracy(after), *_accuracy_figure(before, after))
+        )
     if after is not None and after.agreement is not None:
         interval = _interval(after) if metric == FIDELITY else ""
         rows.append(ComparisonRow("Agreement", Figure(), Figure(percent(after.agreement), interval), Figure()))
@@ -237,7 +247,7 @@ _GAINS = {
     _MEDIAN: "as fast",
     "Size": "as large",
 }  # the rows that the verdict's sentence repeats, and the words for no change
-_METRIC_NAMES = {TOP1: "Accuracy (top 1)", "balanced_accuracy": "Balanced accuracy"}
+_METRIC_NAMES = {TOP1: "Accuracy (top 1)", "balanced_accuracy": "Balanced accuracy", FIDELITY: "Agreement"}
 
 
 def _accuracy(evaluation: Evaluation | None) -> Figure:

@@ -11,13 +11,16 @@ from functools import cache
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup, escape
 
-from enginewright.report import accuracy, caches, charts, comparison, latency, layers, units
-from enginewright.report.data import ReportData
+from enginewright.report import accuracy, caches, cells, charts, comparison, compression, latency, layers, units
+from enginewright.report.data import Compression, ReportData
+from enginewright.report.training_chart import training_chart
 from enginewright_runtime.budget import Verdict
 
 _BLOCK = re.compile(r"(#{1,6}|[-+]|\d+[.)])\s")  # at the start of a line: a heading or an item of a list
 _NARROW_MATRIX = 4  # classes; a larger confusion matrix wants the whole width
 _OPEN_LAYERS = 60  # layers; the bars of more are folded
+_OPEN_WARNINGS = 5  # warnings; of more the first ones are open
+_OPEN_TRAININGS = 6  # trainings; the last ones are open
 
 
 def render_html(data: ReportData) -> str:
@@ -41,7 +44,9 @@ def _environment(form: str) -> Environment:
         keep_trailing_newline=True,
         finalize=_for_markdown if form == "markdown" else _for_html,
     )
-    environment.globals.update(units=units, charts=charts, breakable=_breakable, NONE=units.NONE)
+    environment.globals.update(
+        units=units, charts=charts, cells=cells, training_chart=training_chart, breakable=_breakable, NONE=units.NONE
+    )
     return environment
 
 
@@ -53,9 +58,12 @@ def _view(data: ReportData) -> dict[str, object]:
         "rows": comparison.comparison(data),
         "budget": comparison.budget_rows(data),
         "inconclusive_means": comparison.INCONCLUSIVE_MEANS if data.verdict is Verdict.INCONCLUSIVE else "",
+        "open_warnings": data.warnings[:_OPEN_WARNINGS],
+        "folded_warnings": data.warnings[_OPEN_WARNINGS:],
         "longest_step": max((step.seconds for step in data.steps), default=0.0) or 1.0,
         **_latency_view(data),
         **_accuracy_view(data),
+        **_compression_view(data),
         **_layer_view(data),
     }
 
@@ -86,6 +94,29 @@ def _accuracy_view(data: ReportData) -> dict[str, object]:
         "extent": max([0.01, *(abs(entry.change) for entry in changes if entry.change is not None)]),
         "confusion": accuracy.confusion_rows(data),
         "narrow_matrix": _NARROW_MATRIX,
+    }
+
+
+def _compression_view(data: ReportData) -> dict[str, object]:
+    found = data.compression
+    precision, removal = found.precision, found.blocks
+    folded = max(0, len(found.trainings) - _OPEN_TRAININGS)
+    return {
+        "has_compression": found != Compression(),
+        "compression": found,
+        "metric": comparison.metric_name(data.metric) or "Metric",
+        "figure_of": compression.figure_of,
+        "precision_sentence": compression.precision_sentence(precision) if precision else "",
+        "precision_notes": compression.precision_notes(precision) if precision else (),
+        "assignments": compression.assignment_rows(precision) if precision else (),
+        "largest_saving": cells.largest_saving(layer.saved for layer in precision.layers) if precision else 0.0,
+        "blocks_sentence": compression.blocks_sentence(removal) if removal else "",
+        "blocks_note": compression.BLOCKS_NOTE,
+        "largest_block": cells.largest_saving(block.saved for block in removal.blocks) if removal else 0.0,
+        "calibration_sentence": compression.calibration_sentence(found.calibration) if found.calibration else "",
+        "training_rows": tuple(compression.training_row(training) for training in found.trainings),
+        "folded_trainings": found.trainings[:folded],
+        "open_trainings": found.trainings[folded:],
     }
 
 

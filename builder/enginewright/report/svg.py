@@ -1,4 +1,4 @@
-"""SVG as escaped text: one function for an element, one for a path, and the axes that a chart stands on."""
+"""SVG as escaped text: elements, paths, the pictures that charts are drawn in, and the axes that they stand on."""
 
 from __future__ import annotations
 
@@ -7,6 +7,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from markupsafe import Markup, escape
+
+STRETCHED_WIDTH = 1000.0
 
 
 def element(tag: str, *children: str, **attributes: str | float | None) -> Markup:
@@ -40,6 +42,39 @@ def path(points: Iterable[tuple[float, float]], **attributes: str | float | None
     return element("path", d="".join(words), **attributes)
 
 
+def figure(title: str, height: float, parts: Iterable[Markup]) -> Markup:
+    """A chart that stands alone, as wide as its place."""
+    return element(
+        "svg",
+        element("title", title),
+        *parts,
+        width="100%",
+        height=height,
+        role="img",
+        class_="figure",
+        aria_label=title,
+    )
+
+
+def cell_chart(height: int, *parts: Markup) -> Markup:
+    """A chart in a table's cell, beside the number that it shows."""
+    return element("svg", *parts, width="100%", height=height, aria_hidden="true")
+
+
+def stretched(top: float, height: float, *parts: Markup) -> Markup:
+    """A picture within a chart: STRETCHED_WIDTH units are the chart's width, whatever that is, and a unit of height is a pixel."""
+    return element(
+        "svg",
+        *parts,
+        x=0,
+        y=top,
+        width="100%",
+        height=height,
+        viewBox=f"0 0 {STRETCHED_WIDTH:.0f} {height:.0f}",
+        preserveAspectRatio="none",
+    )
+
+
 @dataclass(frozen=True)
 class LogAxis:
     """A logarithmic axis from `low` to `high`, as a share of its length."""
@@ -63,7 +98,7 @@ class LogAxis:
         ((0.5, 1.0, 2.0, 5.0), (1.8, 2.0, 2.2, 2.4, 2.6))
         """
         found: list[float] = []
-        for tick in self._decade_ticks() if self.high / self.low >= 8 else self._even_ticks():
+        for tick in self._decade_ticks() if self.high / self.low >= 8 else even_ticks(self.low, self.high):
             if not found or self.share(tick) - self.share(found[-1]) >= closest:
                 found.append(tick)
         return tuple(found)
@@ -72,24 +107,31 @@ class LogAxis:
         decades = math.log10(self.high / self.low)
         mantissas = (1.0, 2.0, 5.0) if decades < 3.5 else (1.0,)
         powers = range(math.floor(math.log10(self.low)), math.ceil(math.log10(self.high)) + 1)
-        return self._inside(_round(mantissa, power) for power in powers for mantissa in mantissas)
+        return _inside((_round(mantissa, power) for power in powers for mantissa in mantissas), self.low, self.high)
 
-    def _even_ticks(self) -> list[float]:
-        """Steps of 1, 2 or 5 times a power of ten, about five of them."""
-        wanted = 0.16 * (self.high - self.low)
-        power = math.floor(math.log10(wanted))
-        mantissa = min(candidate for candidate in (1.0, 2.0, 5.0, 10.0) if _round(candidate, power) >= wanted)
-        step = _round(mantissa, power)
-        first, last = math.ceil(self.low / step - 1e-9), math.floor(self.high / step + 1e-9)
-        return self._inside(_round(mantissa * number, power) for number in range(first, last + 1))
 
-    def _inside(self, ticks: Iterable[float]) -> list[float]:
-        return [tick for tick in ticks if self.low * (1 - 1e-9) <= tick <= self.high * (1 + 1e-9)]
+def even_ticks(low: float, high: float, *, closest: float = 0.16) -> list[float]:
+    """Round numbers from `low` to `high` in steps of 1, 2 or 5 times a power of ten, at least a share of `closest` apart.
+
+    >>> even_ticks(0.921, 0.947, closest=0.3), even_ticks(-3.0, 12.0)
+    ([0.93, 0.94], [0.0, 5.0, 10.0])
+    """
+    wanted = closest * (high - low)
+    power = math.floor(math.log10(wanted))
+    mantissa = min(candidate for candidate in (1.0, 2.0, 5.0, 10.0) if _round(candidate, power) >= wanted)
+    step = _round(mantissa, power)
+    first, last = math.ceil(low / step - 1e-9), math.floor(high / step + 1e-9)
+    return _inside((_round(mantissa * number, power) for number in range(first, last + 1)), low, high)
 
 
 def at(share: float) -> str:
     """A share as a coordinate in percent, so that a chart stretches while its text keeps its size."""
     return f"{_number(round(share * 100, 2))}%"
+
+
+def _inside(ticks: Iterable[float], low: float, high: float) -> list[float]:
+    """Those within the ends, or on one of them but for rounding."""
+    return [tick for tick in ticks if low - 1e-9 * abs(low) <= tick <= high + 1e-9 * abs(high)]
 
 
 def _round(mantissa: float, power: int) -> float:

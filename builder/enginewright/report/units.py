@@ -31,6 +31,39 @@ def milliseconds(duration_ns: float) -> str:
     return f"{significant(duration_ns / 1e6)} ms"
 
 
+def signed_microseconds(duration_ns: float) -> str:
+    """A difference of two latencies with its sign, for a column whose head says the unit.
+
+    >>> [signed_microseconds(value) for value in (12_345, -8_060, 40, -1_234_567)]
+    ['+12.3', '−8.1', '0.0', '−1,235']
+    """
+    microseconds = abs(duration_ns) / 1e3
+    text = f"{microseconds:.1f}" if microseconds < 99.95 else f"{microseconds:,.0f}"
+    sign = "" if text == "0.0" else "+" if duration_ns > 0 else MINUS
+    return f"{sign}{text}"
+
+
+def signed(change: float) -> str:
+    """A change of a figure without a unit, as a loss.
+
+    >>> signed(0.03121), signed(-1.5), signed(-0.0001)
+    ('+0.031', '−1.500', '0.000')
+    """
+    rounded = round(change, 3)
+    sign = "+" if rounded > 0 else MINUS if rounded < 0 else ""
+    return f"{sign}{abs(rounded):.3f}"
+
+
+def ordinal(number: int) -> str:
+    """A place in an order.
+
+    >>> [ordinal(number) for number in (1, 2, 3, 4, 11, 12, 21, 113)]
+    ['1st', '2nd', '3rd', '4th', '11th', '12th', '21st', '113th']
+    """
+    ending = "th" if number // 10 % 10 == 1 else {1: "st", 2: "nd", 3: "rd"}.get(number % 10, "th")
+    return f"{number}{ending}"
+
+
 def duration(seconds: float) -> str:
     """The time that a step took.
 

@@ -36,6 +36,7 @@ def _module(name: str) -> str:
 
 _TORCH = ("torch", "numpy", "safetensors")
 _ENGINE: Mapping[str, tuple[str, ...]] = {"engine": ("engine",), "entry": ("engine-entry",)}
+_CURVES = {f"curve-{number}": ("curve",) for number in range(1, 1000)}  # of each training; no recipe has so many
 
 STAGES: Mapping[str, Stage] = {
     "import": Stage(2, _module("import_checkpoint"), {"checkpoint": "checkpoint"}, tools=_TORCH),
@@ -146,7 +147,7 @@ STAGES: Mapping[str, Stage] = {
         tools=("numpy", "enginewright-runtime"),
     ),
     "pack": Stage(
-        2,
+        3,
         _module("pack"),
         {"bundle": "bundle", "report_html": "report", "report_markdown": "report", "result": "result"},
         consumes={
@@ -161,6 +162,7 @@ STAGES: Mapping[str, Stage] = {
             "reference_evaluation": ("evaluation",),
             "golden": ("golden",),
         },
+        optional={"precision": ("precision",), "blocks": ("blocks",), "scales": ("scales",), **_CURVES},
         tools=("numpy", "jinja2", "enginewright", "enginewright-runtime"),
         keeps_history=True,
     ),

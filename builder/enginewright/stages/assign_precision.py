@@ -20,21 +20,19 @@ from enginewright.datasets import Split, load_data, load_split
 from enginewright.graph.dialects import DIALECTS
 from enginewright.graph.precision import (
     FORMAT,
-    Saving,
     Sensitivity,
     decibels,
     fewest_kept_float,
     layers_with_a_choice,
     most_noise_for_the_time,
     pattern_of,
-    saving,
 )
 from enginewright.graph.qdq import quantize
 from enginewright.graph.ranges import Scales
 from enginewright.hosts import refuse_another_host
 from enginewright.metrics import make_metric
 from enginewright.running import Outcome, RunningStep
-from enginewright.stopwatch import time_side_by_side
+from enginewright.stopwatch import Saving, saving, time_side_by_side
 from enginewright_runtime.backends import backend
 
 __all__ = ["run"]

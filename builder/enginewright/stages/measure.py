@@ -11,12 +11,11 @@ from collections.abc import Mapping
 from contextlib import closing
 from pathlib import Path
 
-from enginewright.errors import StepFailed
+from enginewright.hosts import refuse_another_host
 from enginewright.running import Outcome, RunningStep
 from enginewright_runtime.backends import Array, backend
 from enginewright_runtime.budget import Evidence, Verdict, judge, overall
 from enginewright_runtime.golden import golden_from_bytes, one_sample
-from enginewright_runtime.host import fingerprint, fingerprint_id
 from enginewright_runtime.measure import EngineToMeasure, Measuring, WarmUpRule
 from enginewright_runtime.measurement import Measurement, pooled_ns
 from enginewright_runtime.stats import percentile
@@ -36,11 +35,7 @@ _Inputs = Mapping[str, Array]
 
 
 def run(step: RunningStep) -> Outcome:
-    if fingerprint_id(fingerprint()) != step.parameters["host"]:
-        raise StepFailed(
-            "the build was planned on another host, and a measurement taken here would pass for one of that host",
-            hint="run the build where it is to be measured",
-        )
+    refuse_another_host(step.parameters["host"])
     engines = {
         "reference": _engine(step.inputs["reference_engine"], step.inputs["reference_entry"]),
         "engine": _engine(step.inputs["engine"], step.inputs["entry"]),

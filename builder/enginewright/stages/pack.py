@@ -10,8 +10,13 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from enginewright.errors import StepFailed
-from enginewright.report import render_html, render_markdown
-from enginewright.report.artifacts import NetworkArtifacts, report_data_from_artifacts
+from enginewright.report import (
+    CompressionArtifacts,
+    NetworkArtifacts,
+    render_html,
+    render_markdown,
+    report_data_from_artifacts,
+)
 from enginewright.running import Outcome, RunningStep
 from enginewright_runtime import open as open_bundle
 from enginewright_runtime.backends import backend
@@ -25,7 +30,7 @@ from enginewright_runtime.stats import percentile
 
 __all__ = ["run"]
 
-RESULT_FORMAT = 2  # 1: first; 2: latency_evicted_ns, times_faster
+RESULT_FORMAT = 3  # 1: first; 2: latency_evicted_ns, times_faster; 3: precision
 _SIDES = ("reference", "engine")
 
 
@@ -49,7 +54,12 @@ def run(step: RunningStep) -> Outcome:
             accuracy_drop=evaluations["reference"]["accuracy"] - evaluations["engine"]["accuracy"],
         ),
     )
-    result = {**_result(findings, evaluations, layers, sizes), **_latencies(measurement, evicted)}
+    compression = _compression(step)
+    result = {
+        **_result(findings, evaluations, layers, sizes),
+        **_latencies(measurement, evicted),
+        "precision": _precision(compression.precision),
+    }
     report = report_data_from_artifacts(
         name=parameters["name"],
         summary=parameters["summary"],
@@ -61,7 +71,9 @@ def run(step: RunningStep) -> Outcome:
         versions=_versions(step),
         measurement=measurement,
         measurement_evicted=evicted,
-        **{side: NetworkArtifacts(sizes[side], evaluations[side], layers[side]) for side in _SIDES},
+        reference=NetworkArtifacts(sizes["reference"], evaluations["reference"], layers["reference"]),
+        engine=NetworkArtifacts(sizes["engine"], evaluations["engine"], layers["engine"]),
+        compression=compression,
     )
     page = render_html(report)
     step.output("report_html").write_text(page, encoding="utf-8")
@@ -78,6 +90,24 @@ def _json(step: RunningStep, name: str) -> Any:
 
 def _measurement(step: RunningStep, name: str) -> Measurement:
     return Measurement.from_bytes(step.inputs[name].read_bytes(), source=name)
+
+
+def _compression(step: RunningStep) -> CompressionArtifacts:
+    """What the compress steps left for the report: the curves are those of the steps that trained, in their order."""
+    precision, blocks, scales = (
+        _json(step, name) if name in step.inputs else None for name in ("precision", "blocks", "scales")
+    )
+    trained = [record.name for record in step.history if record.ingredients.stage == "recover"]
+    curves = {name: _json(step, f"curve-{number}") for number, name in enumerate(trained, 1)}
+    return CompressionArtifacts(precision, blocks, scales, curves)
+
+
+def _precision(table: Any) -> dict[str, Any] | None:
+    """What was chosen, for how many layers; None where the recipe left no choice."""
+    if table is None:
+        return None
+    kept, layers = len(table["kept_float"]), len(table["layers"])
+    return {"chosen": table["chosen"], "time": table["time"], "float_layers": kept, "layers": layers}
 
 
 def _result(

@@ -112,5 +112,5 @@ def _expectation(backend: str, *, large: int, sparse: int) -> str:
         return f"2:4 sparsity brings no speed on this target: {backend} has no sparse kernels and multiplies the zeros, too"
     return (
         f"2:4 sparsity seldom saves more than 15 % of the latency, and only in layers of {_PAYS_FROM_CHANNELS} channels "
-        f"or more: {large or 'none'} of the {sparse} sparse layers have as many inputs and outputs"
+        f"or more: {large or 'none'} of the {sparse} sparse layers reach that on both sides"
     )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 from enginewright.errors import DataError
 from enginewright.networks import class_labels
@@ -16,7 +16,13 @@ if TYPE_CHECKING:
 
     from enginewright.datasets import Batch
 
-__all__ = ["LabelLoss", "TeacherLoss"]
+__all__ = ["LabelLoss", "Loss", "TeacherLoss"]
+
+
+class Loss(Protocol):
+    """Of a network on a batch: a mean over the samples."""
+
+    def __call__(self, network: nn.Module, batch: Batch, /) -> torch.Tensor: ...
 
 
 class LabelLoss:
@@ -25,7 +31,7 @@ class LabelLoss:
     def __init__(self, forward: Forward) -> None:
         self._forward = forward
 
-    def __call__(self, student: nn.Module, batch: Batch) -> torch.Tensor:
+    def __call__(self, student: nn.Module, batch: Batch, /) -> torch.Tensor:
         return _label_loss(self._forward.scores(student, batch), batch)
 
 
@@ -33,8 +39,8 @@ class TeacherLoss:
     """The labels, the teacher's softened scores and its attention maps in the shares of `distilling`, mean over the
     samples.
 
-    The networks are watched from the start; the student that is called later may be `student` in a wrapper. Raises
-    DataError where a feature is missing in one of them, or scores or features do not fit together.
+    What is called later may be `student` in a wrapper. Raises DataError where a feature is missing in one of the
+    networks, or scores or features do not fit together.
     """
 
     def __init__(self, forward: Forward, student: nn.Module, teacher: nn.Module, distilling: Distilling) -> None:
@@ -42,7 +48,7 @@ class TeacherLoss:
         self._ours = Features(student, distilling.features, whose="student")
         self._theirs = Features(teacher, distilling.features, whose="teacher")
 
-    def __call__(self, student: nn.Module, batch: Batch) -> torch.Tensor:
+    def __call__(self, student: nn.Module, batch: Batch, /) -> torch.Tensor:
         import torch
 
         with torch.no_grad():

@@ -85,7 +85,7 @@ def _start(step: RunningStep, rank: int, count: int, meeting: Path) -> subproces
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         text=True,
-        env=_environment(),
+        env=_environment(rank, count),
     )
     assert process.stdin is not None
     with suppress(BrokenPipeError):  # it died at once, which its end will tell
@@ -94,10 +94,13 @@ def _start(step: RunningStep, rank: int, count: int, meeting: Path) -> subproces
     return process
 
 
-def _environment() -> dict[str, str]:
-    """They are all on this computer: what they tell each other stays on its loopback, unless a user knows better."""
-    loopback = next((name for _, name in socket.if_nameindex() if name.startswith("lo")), None)
-    return {**({"GLOO_SOCKET_IFNAME": loopback} if loopback else {}), **os.environ}
+def _environment(rank: int, count: int) -> dict[str, str]:
+    """RANK and WORLD_SIZE are where code that knows torchrun looks. All processes are on this computer: what they tell
+    each other stays on its loopback, unless the user knows better.
+    """
+    loopback = [name for _, name in socket.if_nameindex() if name.startswith("lo")]
+    network = {"GLOO_SOCKET_IFNAME": loopback[0]} if loopback else {}
+    return {**network, **os.environ, "RANK": str(rank), "WORLD_SIZE": str(count)}
 
 
 class _Crew:

@@ -15,14 +15,14 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from enginewright.checkpoint import load_checkpoint, make_network, save_checkpoint
-from enginewright.datasets import Batch, Split, load_data, load_split
+from enginewright.datasets import Split, load_data, load_split
 from enginewright.edits import Architecture, hold_zeros
 from enginewright.graph.learned_ranges import module_ranges_to_json
 from enginewright.running import RunningStep
 from enginewright.signature import Signature
 from enginewright.training.folding import fold_norms
 from enginewright.training.forward import Forward, channels_last
-from enginewright.training.losses import LabelLoss, TeacherLoss
+from enginewright.training.losses import LabelLoss, Loss, TeacherLoss
 from enginewright.training.resuming import Point, Progress, Unfinished
 from enginewright.training.settings import Settings
 from enginewright.training.team import ALONE, Team
@@ -30,7 +30,6 @@ from enginewright.training.trainer import Trainer, seed_everything
 from enginewright_runtime.canonical import Json, canonical_bytes, sha256_file, sha256_hex
 
 if TYPE_CHECKING:
-    import torch
     from torch import nn
 
     from enginewright.training.simulation import Simulated
@@ -101,7 +100,7 @@ def _load_student(step: RunningStep, settings: Settings, team: Team, training: S
 
 
 def _trainer(step: RunningStep, settings: Settings, team: Team, student: _Student, training: Split) -> Trainer:
-    loss: Callable[[nn.Module, Batch], torch.Tensor] = LabelLoss(student.forward)
+    loss: Loss = LabelLoss(student.forward)
     if settings.distill is not None:
         model = step.parameters["teacher_model"]
         teacher = make_network(model, step.code_folder, *load_checkpoint(step.inputs["teacher"]))

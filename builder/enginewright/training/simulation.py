@@ -125,7 +125,9 @@ def _groups(network: nn.Module, forward: Forward, dialect: Dialect) -> list[tupl
         return keep
 
     handles = [
-        module.register_forward_hook(keeping(path), with_kwargs=True) for path, module in network.named_modules()
+        module.register_forward_hook(keeping(path), with_kwargs=True)
+        for path, module in network.named_modules()
+        if _operator(module) in dialect.weighted
     ]
     with torch.no_grad():
         forward.outputs(network, Batch(forward.signature.example(batch=2), None))
@@ -134,16 +136,18 @@ def _groups(network: nn.Module, forward: Forward, dialect: Dialect) -> list[tupl
     return [tuple(paths) for paths in readers.values()]
 
 
+def _operator(module: nn.Module) -> str | None:
+    return next((name for kinds, name in _OPERATORS if isinstance(module, kinds)), None)
+
+
 def _runs_in_int8(layer: nn.Module, output: torch.Tensor, dialect: Dialect) -> bool:
-    """As graph.rules.why_float decides it."""
-    operator = next((name for kinds, name in _OPERATORS if isinstance(layer, kinds)), None)
-    plain = "weight" in dict(layer.named_parameters(recurse=False)) or parametrize.is_parametrized(layer, "weight")
-    if operator not in dialect.weighted or not plain:
-        return False
+    """Whether a layer of a weighted kind does, as graph.rules.why_float decides it."""
+    if "weight" not in dict(layer.named_parameters(recurse=False)) and not parametrize.is_parametrized(layer, "weight"):
+        return False  # computed by hooks, as the old weight_norm does
     if isinstance(layer, nn.Linear):
         return output[:1].numel() // layer.out_features >= dialect.minimum_rows
-    channels = min(getattr(layer, name) for name in ("in_channels", "out_channels"))
-    return int(channels) >= dialect.minimum_channels
+    channels = min(int(getattr(layer, name)) for name in ("in_channels", "out_channels"))
+    return channels >= dialect.minimum_channels
 
 
 def _rounding(activation: nn.Module) -> Callable[[nn.Module, tuple[Any, ...], dict[str, Any]], Any]:

@@ -7,9 +7,10 @@ of the first process.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -19,6 +20,9 @@ from enginewright_runtime.host import usable_cores
 if TYPE_CHECKING:
     import torch
     from torch import nn
+
+    from enginewright.datasets import Batch
+    from enginewright.training.losses import Loss
 
 __all__ = ["ALONE", "Team", "join"]
 
@@ -58,15 +62,26 @@ class Team:
             torch.distributed.all_reduce(value)
         return float(value) / self.size
 
-    def wrapped(self, network: nn.Module) -> nn.Module:
-        """The network whose gradients become those of the whole batch on the way back."""
-        import torch
+    def together(self, network: nn.Module, loss: Loss) -> Callable[[Batch], torch.Tensor]:
+        """The loss of `network` on a batch; on the way back, the gradients become those of the whole batch."""
+        from torch import nn
 
         if self.size == 1:
-            return network
-        # static_graph: the parameters that the loss does not reach, as those of other outputs, are found in the first
-        # step and waited for no more.
-        return torch.nn.parallel.DistributedDataParallel(network, static_graph=True)
+            return partial(loss, network)
+
+        class Objective(nn.Module):
+            """The loss is computed within, so that the parameters that it does not reach, as those of other outputs,
+            are seen and not waited for.
+            """
+
+            def __init__(self) -> None:
+                super().__init__()
+                self.network = network
+
+            def forward(self, batch: Batch) -> torch.Tensor:
+                return loss(self.network, batch)
+
+        return nn.parallel.DistributedDataParallel(Objective(), find_unused_parameters=True)
 
 
 ALONE = Team()

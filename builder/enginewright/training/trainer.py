@@ -9,12 +9,13 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from enginewright.datasets import Batch, Split
+from enginewright.datasets import Split
 from enginewright.errors import DataError
 from enginewright.metrics import make_metric
 from enginewright.running import RunningStep
 from enginewright.training.average import MovingAverage
 from enginewright.training.forward import Forward
+from enginewright.training.losses import Loss
 from enginewright.training.optimizer import Optimizer
 from enginewright.training.resuming import part_of
 from enginewright.training.settings import Settings
@@ -31,9 +32,7 @@ _SHOWN_LOSSES = 50
 
 
 class Trainer:
-    """The same for every epoch. `loss` is called with the network, perhaps in a wrapper, and a batch; `after_update`
-    after each update of the weights.
-    """
+    """The same for every epoch. `after_update` is called after each update of the weights."""
 
     def __init__(
         self,
@@ -43,13 +42,13 @@ class Trainer:
         network: nn.Module,
         *,
         forward: Forward,
-        loss: Callable[[nn.Module, Batch], torch.Tensor],
+        loss: Loss,
         training: Split,
         after_update: Callable[[], None],
     ) -> None:
-        self.network, self._wrapped = network, team.wrapped(network)
+        self.network, self._loss = network, team.together(network, loss)
         self._step, self._settings, self._team = step, settings, team
-        self._forward, self._loss, self._training = forward, loss, training
+        self._forward, self._training = forward, training
         self._optimizer = Optimizer(
             network,
             learning_rate=settings.learning_rate,
@@ -63,12 +62,12 @@ class Trainer:
         """One pass over the training split in an order of its own. Returns the mean loss."""
         # Anew for every epoch, so that one that goes on after an interruption is as it would have been without.
         seed_everything(self._settings.seed, epoch, self._team.rank)
-        self._wrapped.train()
+        self.network.train()
         losses: list[float] = []
         for indices in self._batches(epoch):
             share = self._team.share(indices)
             (batch,) = self._training.batches(len(share), order=share)
-            loss = self._loss(self._wrapped, batch) * self._team.weight(indices)
+            loss = self._loss(batch) * self._team.weight(indices)
             value = self._team.mean(loss.detach())
             if not math.isfinite(value):
                 raise DataError(f"the loss became {value} in epoch {epoch}", hint="lower the step's learning_rate")

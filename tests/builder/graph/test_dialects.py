@@ -31,14 +31,30 @@ def test_every_tensorrt_takes_the_same_dialect_whatever_the_host(backend: str) -
 
 
 def test_an_unknown_backend_is_refused_by_name() -> None:
-    with pytest.raises(ValueError, match="openvino"):
-        backend_dialect("openvino", "x86_64", [])
+    with pytest.raises(ValueError, match="tpu"):
+        backend_dialect("tpu", "x86_64", [])
 
 
-def test_without_vnni_two_products_fit_into_16_bits() -> None:
-    activation = DIALECTS["onnxruntime-x86"].activation_limits[1]
-    assert 2 * activation * DIALECTS["onnxruntime-x86"].weight_limit <= 2**15 - 1
-    assert 2 * activation * DIALECTS["onnxruntime-x86-vnni"].weight_limit > 2**15 - 1  # why the limit is needed
+@pytest.mark.parametrize(
+    ("machine", "instructions", "expected"),
+    [
+        ("x86_64", ("avx2",), "openvino-x86"),
+        ("x86_64", ("avx2", "avx_vnni"), "openvino-x86-vnni"),
+        ("x86_64", ("avx512f", "avx512_vnni", "amx_int8"), "openvino-x86-vnni"),
+        ("aarch64", ("dotprod",), "openvino-x86"),
+    ],
+)
+def test_openvino_has_7_bit_weights_wherever_vnni_is_not_known(
+    machine: str, instructions: tuple[str, ...], expected: str
+) -> None:
+    assert backend_dialect("openvino", machine, instructions) == expected
+
+
+@pytest.mark.parametrize("backend", ["onnxruntime", "openvino"])
+def test_without_vnni_two_products_fit_into_16_bits(backend: str) -> None:
+    activation = DIALECTS[f"{backend}-x86"].activation_limits[1]
+    assert 2 * activation * DIALECTS[f"{backend}-x86"].weight_limit <= 2**15 - 1
+    assert 2 * activation * DIALECTS[f"{backend}-x86-vnni"].weight_limit > 2**15 - 1  # why the limit is needed
 
 
 def test_planning_can_name_a_dialect_without_onnx_or_numpy() -> None:

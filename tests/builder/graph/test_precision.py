@@ -6,15 +6,8 @@ import fnmatch
 
 import pytest
 
-from enginewright.graph.precision import (
-    Saving,
-    Sensitivity,
-    decibels,
-    fewest_kept_float,
-    most_noise_for_the_time,
-    pattern_of,
-    saving,
-)
+from enginewright.graph.precision import Sensitivity, decibels, fewest_kept_float, most_noise_for_the_time, pattern_of
+from enginewright.stopwatch import Saving, saving
 from enginewright_runtime.errors import NotEnoughSamples
 
 

@@ -116,6 +116,7 @@ def test_a_concatenation_has_the_ranges_of_its_values_though_it_is_not_looked_at
         derived = calibrate(model, ["z", "x", "a", "b", "y"], _batches(3), method=method)
         assert [derived.range(name) for name in ("y", "z")] == looked_at
         assert list(derived.ranges) == ["z", "x", "a", "b", "y"]
+        assert calibrate(model, ["a", "y"], _batches(3), method=method).range("y") == looked_at[0]
 
 
 def test_all_methods_come_from_one_pass() -> None:

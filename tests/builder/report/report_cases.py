@@ -8,18 +8,29 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 
 from enginewright.report.data import (
+    Assignment,
+    Block,
+    BlockRemoval,
     Changed,
     ClassAccuracy,
+    Compression,
+    Epoch,
     Evaluation,
     Fact,
     Latency,
     Layer,
+    LayerPrecision,
+    MethodChoice,
+    MethodTrial,
     Network,
     OutputNoise,
+    Precision,
     ReportData,
     SessionSamples,
     StepOutput,
     StepRecord,
+    TimeSaved,
+    Training,
 )
 from enginewright_runtime.budget import Finding, Verdict
 from enginewright_runtime.measurement import Protocol
@@ -184,6 +195,93 @@ def _confusion(rights: list[int], samples_each: int) -> tuple[tuple[int, ...], .
     return tuple(rows)
 
 
+def time_saved(median_us: float, *, half_us: float = 0.8) -> TimeSaved:
+    return TimeSaved(1e3 * (median_us - half_us), 1e3 * median_us, 1e3 * (median_us + half_us))
+
+
+def precision(names: tuple[str, ...]) -> Precision:
+    """Layers in int8 that are faster the more they compute, but for every seventh, and the last, which saves nothing."""
+    random_ = random.Random(13)
+    layers = []
+    for index, name in enumerate(names):
+        last = index == len(names) - 1
+        saved = -0.3 if last else -6.4 if index % 7 == 3 else 4.0 + 21.0 * random_.random() ** 2
+        layers.append(
+            LayerPrecision(
+                name=name,
+                precision="float" if saved < 0 else "int8",
+                saved=time_saved(saved, half_us=0.5 + 0.1 * abs(saved)),
+                saved_alone=time_saved(saved - 9.2),
+                ratio_db=44.0 - 11.0 * random_.random(),
+                drop=random_.choice((-0.0039, 0.0, 0.0, 0.0039, 0.0078)),
+            )
+        )
+    return Precision(
+        chosen="mixed",
+        reason="int8 is slower there",
+        modelled=False,
+        bound=0.003,
+        split="validation",
+        assignments=(
+            Assignment("all float", 1_240_000.0, 0.9713),
+            Assignment("all int8", 742_000.0, 0.9691),
+            Assignment("chosen", 691_000.0, 0.9702),
+        ),
+        layers=tuple(layers),
+    )
+
+
+def block_removal(names: tuple[str, ...]) -> BlockRemoval:
+    """Every third block is removed, the last ones first; the first block saves nothing that can be measured."""
+    gone = names[::-3]
+    return BlockRemoval(
+        samples=512,
+        loss_before=0.0812,
+        loss_after=0.4431,
+        latency_before_ns=1_612_000.0,
+        latency_after_ns=1_240_000.0,
+        blocks=tuple(
+            Block(
+                name=name,
+                loss_rise=0.61 / (index + 1) - 0.07,
+                saved=time_saved(0.4 if index == 0 else 150.0 - 6.5 * index, half_us=2.1),
+                macs=75_500_000,
+                parameters=18_400 * 2 ** (index // 3),
+                order=gone.index(name) + 1 if name in gone else None,
+            )
+            for index, name in enumerate(names)
+        ),
+    )
+
+
+def training(step: str, *, epochs: int, start: float = 0.31, best: float = 0.968, kept: int | None = None) -> Training:
+    """A loss that falls and a metric that rises up to the epoch `kept`, the last one unless it is given."""
+    random_ = random.Random(step)
+    points = [Epoch(0, None, start)]
+    for number in range(1, epochs + 1):
+        share = 1 - math.exp(-4.0 * number / epochs)
+        validation = start + (best - start) * share - 0.004 * random_.random()
+        points.append(Epoch(number, 1.9 * math.exp(-3.0 * number / epochs) + 0.03 * random_.random(), validation))
+    last = epochs if kept is None else kept
+    points[last] = replace(points[last], validation=best)
+    return Training(step, tuple(points))
+
+
+def method_choice(chosen: str = "mse") -> MethodChoice:
+    return MethodChoice(
+        chosen=chosen,
+        reason="the outputs keep the most signal with mse (27.9 dB), and none is surely more accurate",
+        held_back=128,
+        float_accuracy=0.9766,
+        trials=(
+            MethodTrial("minmax", 22.31, 0.9609),
+            MethodTrial("percentile", 27.42, 0.9766),
+            MethodTrial("entropy", 25.07, 0.9688),
+            MethodTrial("mse", 27.93, 0.9766),
+        ),
+    )
+
+
 def steps() -> tuple[StepRecord, ...]:
     def step(name: str, seconds: float, summary: str, **outputs: int) -> StepRecord:
         made = tuple(StepOutput(output.replace("_", " "), size) for output, size in outputs.items())
@@ -225,6 +323,8 @@ def signs() -> ReportData:
     """Issue A's main recipe: 43 classes, pruned, recovered, int8, everything within its budget."""
     before, after = evaluations(SIGNS)
     reference, engine = residual_layers(), residual_layers(width=0.8, quantized=True)
+    convolutions = tuple(layer.name for layer in engine if layer.macs)
+    blocks = tuple(f"stage{stage}.block{block}" for stage in (1, 2, 3) for block in (1, 2, 3))
     return ReportData(
         name="signs",
         summary="Classifies 43 traffic signs in 64 x 64 pixels.",
@@ -254,7 +354,48 @@ def signs() -> ReportData:
         conditions=(
             Fact("load average", "0.42 to 1.31"), Fact("frequency", "2,600 MHz"), Fact("stalled for a processor", "0.31 s"),
         ),
+        compression=Compression(
+            precision(convolutions), block_removal(blocks), method_choice(),
+            (training("recover", epochs=3), training("recover-2", epochs=8, start=0.84, best=0.9713, kept=7)),
+        ),
     )  # fmt: skip
+
+
+def in_int8(chosen: Precision) -> Precision:
+    """The same with every layer in int8, and no bound on the metric."""
+    layers = tuple(replace(layer, precision="int8", saved=time_saved(7.5)) for layer in chosen.layers)
+    floating, int8, _ = chosen.assignments
+    all_int8 = (floating, int8, replace(int8, name="chosen"))
+    return replace(chosen, chosen="int8", reason="", bound=None, layers=layers, assignments=all_int8)
+
+
+def modelled(chosen: Precision) -> Precision:
+    """The same for a target that is not here: the model has no intervals, and says that int8 does not pay."""
+
+    def exact(saved: TimeSaved) -> TimeSaved:
+        return TimeSaved(saved.median_ns, saved.median_ns, saved.median_ns)
+
+    layers = tuple(
+        replace(layer, precision="float", saved=exact(layer.saved), saved_alone=exact(layer.saved_alone))
+        for layer in chosen.layers
+    )
+    floating, int8, _ = chosen.assignments
+    return replace(
+        chosen,
+        chosen="float",
+        modelled=True,
+        reason="int8 is not faster than float here: 1.410 ms against 1.240 ms",
+        split="calibration",
+        layers=layers,
+        assignments=(floating, replace(int8, latency_ns=1_410_000.0), replace(floating, name="chosen")),
+    )
+
+
+def unjudged(choice: MethodChoice) -> MethodChoice:
+    """The same where the metric could not judge the held-back samples."""
+    trials = tuple(replace(trial, accuracy=None) for trial in choice.trials)
+    reason = "the outputs keep the most signal with mse (27.9 dB)"
+    return replace(choice, reason=reason, float_accuracy=None, trials=trials)
 
 
 def lights() -> ReportData:
@@ -273,6 +414,11 @@ def lights() -> ReportData:
         reference=replace(data.reference, evaluation=replace(before, metric="balanced_accuracy")),
         engine=replace(data.engine, evaluation=replace(after, metric="balanced_accuracy")),
         latency=latency(noise=0.11),
+        compression=Compression(
+            precision=in_int8(precision(("conv1", "conv2", "head"))),
+            calibration=unjudged(method_choice()),
+            trainings=(training("distill", epochs=60, start=0.334, best=0.9899),),
+        ),
         warnings=("the load average was above the number of cores in 5 of 8 sessions, so the latencies may be too high",),
     )  # fmt: skip
 
@@ -296,6 +442,7 @@ def resnet20() -> ReportData:
         reference=Network(4_330_552, Evaluation(metric="fidelity", samples=1187), layers),
         engine=Network(1_151_336, evaluation, residual_layers(quantized=True)),
         steps=tuple(step for step in data.steps if step.stage not in ("prune", "recover")),
+        compression=Compression(modelled(precision(tuple(layer.name for layer in layers if layer.macs)))),
     )
 
 
@@ -340,6 +487,7 @@ def few_samples() -> ReportData:
         engine=Network(7_902, replace(after, changed=None), (layer,)),
         latency=latency(sessions=1, samples=40, reference_ms=0.021, engine_ms=0.022),
         latency_evicted=None,
+        compression=Compression(),
         steps=data.steps[:1],
         recipe="",
     )
@@ -355,6 +503,7 @@ def hostile() -> ReportData:
         data.engine.layers[0], name="features/denseblock3/denselayer24/" * 4 + "conv2/Conv_output_0_quantized"
     )
     marked = replace(data.engine.layers[2], name=f"{evil}\"'&")
+    decided = replace(precision((layer.name, marked.name, "a|b *c*", "d")), reason=f"{evil} | is *slower*")
     return replace(
         data,
         name=f"{evil} signs \N{GREEK SMALL LETTER MU} " + "long" * 30,
@@ -368,6 +517,12 @@ def hostile() -> ReportData:
         engine=replace(data.engine, evaluation=after, layers=(layer, marked)),
         versions=(Fact(evil, evil),),
         host=(Fact("cpu", f"{evil} </dd>"),),
+        compression=Compression(
+            decided,
+            block_removal((f"{evil} | block", "features/denseblock3/denselayer24/" * 3)),
+            replace(method_choice(chosen=evil), trials=(MethodTrial(evil, 1.0, None),)),
+            (training(f"{evil} | recover", epochs=1, kept=0),),
+        ),
         warnings=(f"{evil} | pipe",),
     )
 

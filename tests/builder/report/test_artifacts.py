@@ -177,6 +177,12 @@ def test_steps_come_from_their_records():
     assert step.summary == "bytes 94,371,840, share 0.351, difference 1.9e-06, fits yes"
 
 
+def test_the_times_of_a_step_are_told_in_milliseconds_and_long_lists_in_part():
+    summary = {"removed": ["a", "b", "c", "d"], "latency_after_ns": 1_240_000.0, "accuracy": {"float": 0.97}}
+    [step] = report(steps=(record("prune_blocks", "prune_blocks", **summary),)).steps
+    assert step.summary == "removed (a, b, c and 1 more), latency after 1.24 ms, accuracy (float 0.970)"
+
+
 def test_warnings_say_which_step_gave_them():
     assert report().warnings == ("compile: the shape is odd",)
 

@@ -9,12 +9,13 @@ from itertools import pairwise
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tests.builder.report.report_cases import latency
+from tests.builder.report.report_cases import latency, time_saved, training
 
-from enginewright.report import charts
-from enginewright.report.data import Latency, SessionSamples
+from enginewright.report import cells, charts
+from enginewright.report.data import Epoch, Latency, SessionSamples, TimeSaved, Training
 from enginewright.report.latency import SessionMedians, percentile_rows
-from enginewright.report.svg import LogAxis, element, path
+from enginewright.report.svg import LogAxis, element, even_ticks, path
+from enginewright.report.training_chart import training_chart
 from enginewright_runtime.budget import Finding, Verdict
 
 
@@ -29,7 +30,7 @@ def x_of(chart: str, kind: str) -> list[float]:
 
 def test_the_limit_lies_right_of_a_value_within_it_and_left_of_one_beyond():
     for value, limit in ((1.0, 2.0), (2.0, 1.0)):
-        chart = charts.budget_bar(finding(value, limit=limit))
+        chart = cells.budget_bar(finding(value, limit=limit))
         [width] = re.findall(r'width="([0-9.]+)%" height="10" class="verdict', chart)
         [at] = x_of(chart, "limit")
         assert (at > float(width)) == (limit > value)
@@ -37,7 +38,7 @@ def test_the_limit_lies_right_of_a_value_within_it_and_left_of_one_beyond():
 
 
 def test_a_gain_in_accuracy_is_a_bar_to_the_left_of_zero():
-    chart = charts.budget_bar(finding(-0.01, limit=0.01))
+    chart = cells.budget_bar(finding(-0.01, limit=0.01))
     [(start, width)] = re.findall(r'<rect x="([0-9.]+)%" y="7" width="([0-9.]+)%" height="10" class="verdict', chart)
     [at] = x_of(chart, "limit")
     assert float(start) == 0
@@ -48,12 +49,73 @@ def test_a_gain_in_accuracy_is_a_bar_to_the_left_of_zero():
     ("low", "high", "stops"), [(0.5, 1.5, 2), (0.5, None, 1), (None, 1.5, 1), (1.0, 1.0, 0), (None, None, 0)]
 )
 def test_an_interval_has_a_stop_at_each_known_end(low, high, stops):
-    assert len(x_of(charts.budget_bar(finding(1.0, limit=2.0, low=low, high=high)), "whisker")) == stops
+    assert len(x_of(cells.budget_bar(finding(1.0, limit=2.0, low=low, high=high)), "whisker")) == stops
 
 
 def test_a_loss_goes_left_and_a_gain_right():
-    assert '<rect x="25%" y="3" width="25%" height="8" class="loss"/>' in charts.diverging_bar(-0.02, 0.04)
-    assert '<rect x="50%" y="3" width="50%" height="8" class="gain"/>' in charts.diverging_bar(0.04, 0.04)
+    assert '<rect x="25%" y="3" width="25%" height="8" class="loss"/>' in cells.diverging_bar(-0.02, 0.04)
+    assert '<rect x="50%" y="3" width="50%" height="8" class="gain"/>' in cells.diverging_bar(0.04, 0.04)
+
+
+@pytest.mark.parametrize(
+    ("median_us", "x", "kind"), [(5.0, "50%", "gain"), (-5.0, "25%", "loss"), (0.5, "50%", "undecided")]
+)
+def test_time_saved_goes_right_and_time_lost_left_with_a_colour_where_the_sign_is_sure(median_us, x, kind):
+    chart = cells.saving_bar(time_saved(median_us, half_us=1.0), 10_000.0)
+    assert re.search(rf'<rect x="{x}" y="3" width="[0-9.]+%" height="8" class="{kind}"/>', chart)
+
+
+def test_an_interval_is_a_whisker_and_a_modelled_time_has_none():
+    saved = time_saved(5.0, half_us=1.0)
+    assert '<line x1="70%" x2="80%" y1="7" y2="7" class="whisker"/>' in cells.saving_bar(saved, 10_000.0)
+    assert "whisker" not in cells.saving_bar(TimeSaved(5_000.0, 5_000.0, 5_000.0), 10_000.0)
+
+
+def test_no_whisker_of_any_layer_leaves_its_cell():
+    savings = (time_saved(20.0, half_us=9.0), time_saved(-3.0, half_us=40.0))
+    extent = cells.largest_saving(savings)
+    for saved in savings:
+        shares = [float(share) for share in re.findall(r'x[12]?="([-0-9.]+)%"', cells.saving_bar(saved, extent))]
+        assert 0 <= min(shares) <= max(shares) <= 100
+    assert cells.largest_saving(()) == 0.0
+
+
+def test_the_mark_of_a_training_stands_at_the_first_of_its_best_epochs():
+    found = Training("recover", (Epoch(0, None, 0.5), Epoch(1, 2.0, 0.9), Epoch(2, 1.0, 0.7), Epoch(3, 0.5, 0.9)))
+    chart = training_chart(found, "Accuracy")
+    [mark] = x_of(chart, "mark engine")
+    dots = [float(x) for x in re.findall(r'<circle cx="([0-9.]+)%" cy="[0-9.]+" r="2.5" class="engine"/>', chart)]
+    assert dots == sorted(dots)
+    assert mark == dots[1]
+    assert "kept: epoch 1, 90.00 %" in chart
+
+
+def test_validation_rises_upwards_and_loss_falls_downwards():
+    chart = training_chart(training("recover", epochs=5), "Accuracy")
+    for kind, better in (("engine", -1), ("reference", 1)):
+        heights = [float(y) for y in re.findall(rf'cy="([0-9.]+)" r="2.5" class="{kind}"', chart)]
+        assert (heights[-1] - heights[0]) * better > 10
+
+
+@given(
+    validations=st.lists(st.floats(-1e6, 1e6), min_size=1, max_size=40),
+    losses=st.lists(st.floats(0, 1e6), min_size=40, max_size=40),
+)
+@settings(max_examples=60, deadline=None)
+def test_whatever_the_course_of_a_training_every_point_is_inside_the_picture(validations, losses):
+    points = [Epoch(number, losses[number] if number else None, value) for number, value in enumerate(validations)]
+    chart = training_chart(Training("recover", tuple(points)), "Accuracy")
+    assert "nan" not in chart
+    [height] = re.findall(r'^<svg width="100%" height="([0-9.]+)"', chart)
+    assert all(0 <= float(y) <= float(height) for y in re.findall(r'c?y[12]?="([-0-9.e]+)"', chart))
+    assert all(0 <= float(share) <= 100 for share in re.findall(r'c?x[12]?="([-0-9.e]+)%"', chart))
+
+
+@given(low=st.floats(-1e6, 1e6), span=st.floats(1e-3, 1e6), closest=st.sampled_from([0.15, 0.3]))
+def test_even_ticks_are_few_and_apart(low, span, closest):
+    ticks = even_ticks(low, low + span, closest=closest)
+    assert 1 <= len(ticks) <= 8
+    assert all(after - before >= closest * span * 0.999 for before, after in pairwise(ticks))
 
 
 def test_the_marks_stand_in_the_order_of_their_latencies():

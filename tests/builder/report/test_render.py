@@ -267,6 +267,17 @@ def test_a_confusion_matrix_is_drawn_up_to_twelve_classes(classes, drawn):
     assert ("Confusion matrix" in section(page_of(with_classes(classes)), "accuracy")) is drawn
 
 
+@pytest.mark.parametrize(("warnings", "folded"), [(1, 0), (5, 0), (6, 1), (40, 35)])
+def test_more_than_five_warnings_are_folded_after_the_first_ones(warnings, folded):
+    data = replace(signs(), warnings=tuple(f"quantize: layer {number} is odd" for number in range(warnings)))
+    top = next(page_of(data).all("header"))
+    assert sum(len(list(fold.all("li"))) for fold in top.all("details")) == folded
+    assert [item.text for item in top.all("li")] == list(data.warnings)
+    text = render_markdown(data)
+    assert text.count("> **Warning:**") == warnings - folded
+    assert text.count("is odd") == warnings
+
+
 def test_a_large_network_over_many_sessions_stays_small():
     data = signs()
     layers = tuple(replace(layer, name=f"{part}.{layer.name}") for part in range(8) for layer in data.engine.layers)

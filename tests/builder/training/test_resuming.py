@@ -40,7 +40,7 @@ QUANTIZED = {"quantized": True, "dialect": "onnxruntime-x86"}
 DISTILLED = {"distill": {"temperature": 2.0, "weight": 0.5, "features": ["conv"], "feature_weight": 1.0}}
 
 
-class Interrupted(Exception):  # noqa: N818 (what happened, as KeyboardInterrupt)
+class Interrupted(Exception):
     pass
 
 
@@ -186,7 +186,7 @@ def test_a_process_that_is_killed_leaves_what_the_next_goes_on_with(recoverer: R
         data = types.SimpleNamespace(train=Coloured(64), validation=Coloured(48, seed=1))
         sys.modules["model"] = types.SimpleNamespace(Net=Net)
         sys.modules["data"] = types.SimpleNamespace(Made=lambda: data)
-        inputs = {{name: Path(path) for name, path in {({name: str(path) for name, path in step.inputs.items()})!r}.items()}}
+        inputs = {{name: Path(path) for name, path in { ({name: str(path) for name, path in step.inputs.items()})!r}.items()}}
         run(RunningStep("lone", {dict(step.parameters)!r}, inputs, Path({str(step.staging)!r}),
                         Path({str(step.unfinished)!r}), Path({str(step.code_folder)!r}), tell))
     """)
