@@ -4,7 +4,7 @@ python benchmarks/calibration_memory.py [--quick] [--threads 1] [--limit-gib 6]
 
 Two U-Nets (Ronneberger et al. 2015, with batch normalisation) are exported to ONNX and calibrated on made-up images: a
 large one at 3x256x512, and a small one at 3x64x128 for many samples. Protocol: every run is a fresh process with the same
-number of threads, batch 1 for ONNX Runtime as it reads samples, our own choice of batch for us; peak memory is VmHWM of
+number of threads, ONNX Runtime reads one sample at a time and we as many as the stage `calibrate`; peak memory is VmHWM of
 that process, imports included; time is CPU time from the model file to the ranges, divided by the samples, imports not
 included. Ours makes the ranges of all four methods in one run, ONNX Runtime those of one method. Each process may take
 --limit-gib of address space: what does not fit is said.
@@ -21,6 +21,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator
+from itertools import islice
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -123,6 +124,7 @@ def _run(asked: dict[str, Any]) -> dict[str, Any]:
     import onnxruntime  # noqa: F401 - its import is not what is timed
     from onnxruntime.quantization import calibrate  # noqa: F401
 
+    import enginewright.datasets
     import enginewright.graph.qdq
     import enginewright.graph.ranges  # noqa: F401
 
@@ -147,12 +149,18 @@ def _images(shape: tuple[int, ...], samples: int) -> Iterator[Image]:
 def _ours(asked: dict[str, Any]) -> None:
     import onnx
 
+    from enginewright.datasets import Split
     from enginewright.graph.qdq import tensors_to_calibrate
     from enginewright.graph.ranges import METHODS, observe
+    from enginewright.signature import InputSpec, Signature
 
     model = onnx.load(asked["path"])
+    # The batch that the stage would read.
+    inputs = {"image": InputSpec(("batch", *asked["shape"]), "float32")}
+    size = Split("calibration", [], Signature(inputs, ("classes",))).batch_size(16)
     images = _images(asked["shape"], asked["samples"])
-    batches = ({"image": image} for image in images)
+    parts = iter(lambda: list(islice(images, size)), [])
+    batches = ({"image": np.concatenate(part)} for part in parts)
     seen = observe(model, tensors_to_calibrate(model), batches, threads=asked["threads"])
     for method in METHODS:
         seen.scales(method)

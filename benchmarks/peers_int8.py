@@ -121,6 +121,7 @@ def main() -> int:
             _compile(entry, plain, Path(folder) / str(index), trial, openvino=arguments.openvino)
         engines = {f"{entry.who}|{name}": item for entry in entries for name, item in entry.engines.items()}
         reference = f"{FLOAT}|{plain.backend}"
+        _tell(f"evaluating {len(engines)} engines")
         judged = accuracies(engines, job, reference=reference)
         camera = _first(built, samples, 1)
         measured = [

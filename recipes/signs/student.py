@@ -21,7 +21,7 @@ class PlainNet(nn.Module):
     torch.Size([2, 43])
     """
 
-    def __init__(self, width: int = 24, *, classes: int = 43) -> None:
+    def __init__(self, width: int = 16, *, classes: int = 43) -> None:
         super().__init__()
         self.stem = _layer(3, width, stride=2)
         self.stage1 = nn.Sequential(_layer(width, 2 * width, stride=2), _layer(2 * width, 2 * width, stride=1))

@@ -28,6 +28,9 @@ SIGNS: dict[str, Any] = {
         "reference": {"p50": 2_850_000.0, "p99": 3_600_000.0},
         "engine": {"p50": 990_000.0, "p99": 1_310_000.0},
     },
+    "latency_evicted_ns": {"reference": {"p50": 3_910_000.0}, "engine": {"p50": 1_180_000.0}},
+    "times_faster": {"warm": 2.8788, "evicted": 3.3136},
+    "precision": {"chosen": "mixed", "time": "measured", "float_layers": 3, "layers": 21},
     "size_bytes": {"reference": 4_300_000, "engine": 620_000},
     "macs": {"reference": 72_400_000, "engine": 36_300_000},
 }
@@ -46,10 +49,16 @@ CHANGES: dict[str, dict[str, Any]] = {
             {"verdict": "INCONCLUSIVE", "sentence": "latency_p99_ms is 3.9, and the budget of 4 may be missed"}
         ],
     },
-    "no_budget": {"findings": []},
+    "no_budget": {
+        "findings": [],
+        "precision": {"chosen": "float", "time": "measured", "float_layers": 21, "layers": 21},
+    },
     "worse": {
         "accuracy": {"metric": "balanced_accuracy", "reference": 0.5, "engine": 0.625},
         "latency_ns": {"reference": {"p50": 20_000.0, "p99": None}, "engine": {"p50": 80_000.0, "p99": 90_000.0}},
+        "latency_evicted_ns": {"reference": {"p50": None}, "engine": {"p50": 81_000.0}},
+        "times_faster": {"warm": 0.25, "evicted": None},
+        "precision": None,
         "size_bytes": {"reference": 1_500_000, "engine": 2_000_000},
         "macs": {"reference": 5_000_000, "engine": 5_000_000},
     },
@@ -96,7 +105,7 @@ def test_the_json_of_a_build_has_what_the_issue_lists_in_plain_numbers() -> None
             {"name": "prune", "key": record("prune").key, "status": "reused", "seconds": 1.25},
             {"name": "recover", "key": record("recover").key, "status": "built", "seconds": 61.5},
         ],
-        **{name: CHANGES["worse"][name] for name in ("accuracy", "latency_ns", "size_bytes", "macs")},
+        **{name: value for name, value in CHANGES["worse"].items() if name not in ("verdict", "findings")},
         "warnings": ["recover: no epoch was better", "recover: the loss is flat"],
     }
 

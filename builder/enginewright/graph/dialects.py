@@ -106,13 +106,12 @@ DIALECTS: Mapping[str, Dialect] = {
             weighted=_ONNXRUNTIME,
             disabled_optimizers=_QUANTIZES_FLOAT_LAYERS,
         ),
-        # OpenVINO's CPU plugin turns each pair into the type of the tensor between its operators, so a convolution is
-        # fused with what follows it whether or not it gives integers: pairs where integers enter a product are as
-        # quick as pairs around every operator (within 3 % on ResNet-like networks, residual sums with a pair on one
-        # branch, on both or on none alike), and they round less (5 dB on a U-Net). uint8, because signed activations
-        # with a zero point make every convolution float where the processor has AMX, and symmetric ones lose 2 to 5 dB
-        # behind a rectifier, take a fifth longer on AVX2 and VNNI, and give wrong transposed convolutions on AVX2. A
-        # bias in float32 costs nothing and is exact.
+        # OpenVINO's CPU plugin carries pairs to where they are used, so a convolution is fused with what follows it
+        # whether or not it gives integers. Pairs where integers enter a product are as quick as pairs around every
+        # operator, whether a residual sum has them on one branch, on both or on none, and they round less often.
+        # uint8, because signed activations with a zero point make every convolution float where there is AMX;
+        # symmetric ones lose a bit behind every rectifier, are slower without AMX, and give wrong transposed
+        # convolutions on AVX2. A bias in float32 costs nothing and is exact.
         Dialect(
             "openvino-x86-vnni",
             activation="uint8",
@@ -123,8 +122,7 @@ DIALECTS: Mapping[str, Dialect] = {
             placement="inputs",
             weighted=_EVERY_PRODUCT,
         ),
-        # Its kernels for AVX2 add two 16-bit products as well: weights of 8 bits leave 31 dB of a ResNet's outputs,
-        # weights of 7 bits 38.
+        # Without VNNI its kernels add two 16-bit products as ONNX Runtime's do, and saturate with weights of 8 bits.
         Dialect(
             "openvino-x86",
             activation="uint8",

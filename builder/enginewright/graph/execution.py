@@ -47,7 +47,11 @@ class InnerTensors:
         groups = _groups(sizes)
         self._bytes_per_sample = max((sum(sizes[tensor] for tensor in group) for group in groups), default=1)
         self._sessions = [
-            (group, [_open(_with_outputs(network, group), threads=threads) for network in networks]) for group in groups
+            (
+                group,
+                [_open(_with_outputs(network, group), threads=threads, keeps_memory=True) for network in networks],
+            )
+            for group in groups
         ]
 
     def run(self, batch: Mapping[str, Array]) -> Iterator[tuple[str, tuple[Array, ...]]]:
@@ -80,7 +84,7 @@ class InnerTensors:
 
 def open_session(network: onnx.ModelProto, *, threads: int) -> onnxruntime.InferenceSession:
     """A session in float32 arithmetic: pairs of Q/DQ round as written, and no integer kernel takes their place."""
-    return _open(network.SerializeToString(), threads=threads)
+    return _open(network.SerializeToString(), threads=threads, keeps_memory=False)
 
 
 def samples_at_once(network: onnx.ModelProto, most: int) -> int:
@@ -91,14 +95,18 @@ def samples_at_once(network: onnx.ModelProto, most: int) -> int:
     return max(1, min(most, _LIMIT_BYTES // max(1, held)))
 
 
-def _open(network: bytes, *, threads: int) -> onnxruntime.InferenceSession:
+def _open(network: bytes, *, threads: int, keeps_memory: bool) -> onnxruntime.InferenceSession:
+    """`keeps_memory`: what a run has freed is kept for the next one. Taken anew each time, large outputs leave holes that
+    nothing fits into, and memory grows with the number of runs; many sessions side by side had better give it back.
+    """
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
     options.log_severity_level = 3
-    options.enable_cpu_mem_arena = False  # the arena grows in powers of two and keeps what it has
+    options.enable_cpu_mem_arena = keeps_memory
+    options.enable_mem_pattern = False  # from the second run on it would hold all tensors of a run at once
     options.add_session_config_entry("session.disable_quant_qdq", "1")
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")  # between the runs we need the cores
     return onnxruntime.InferenceSession(network, options, providers=["CPUExecutionProvider"])

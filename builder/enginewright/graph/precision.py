@@ -6,7 +6,6 @@ decisions are here, as functions of measured figures; taking them is the stage `
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -22,7 +21,6 @@ from enginewright.stopwatch import Saving
 __all__ = [
     "FORMAT",
     "Sensitivity",
-    "decibels",
     "fewest_kept_float",
     "layers_with_a_choice",
     "most_noise_for_the_time",
@@ -87,10 +85,3 @@ def pattern_of(layer: str) -> str:
     ('block[[]0].conv', True)
     """
     return "".join(f"[{letter}]" if letter in "*?[" else letter for letter in layer)
-
-
-def decibels(signal: float, noise: float) -> float:
-    """Signal to noise of sums of squares; 150 dB where there is no noise, which is more than float32 can carry."""
-    if noise <= 0.0:
-        return 150.0
-    return max(min(10 * math.log10(signal / noise), 150.0), -150.0) if signal > 0 else -150.0

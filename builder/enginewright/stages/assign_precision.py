@@ -18,10 +18,10 @@ import onnx
 
 from enginewright.datasets import Split, load_data, load_split
 from enginewright.graph.dialects import DIALECTS
+from enginewright.graph.fidelity import decibels
 from enginewright.graph.precision import (
     FORMAT,
     Sensitivity,
-    decibels,
     fewest_kept_float,
     layers_with_a_choice,
     most_noise_for_the_time,
@@ -138,7 +138,7 @@ class _Variants:
         with ExitStack() as stack:
             opener = backend(parameters["backend"])
             engines = [stack.enter_context(closing(opener.open(*self.compile(kept)))) for kept in variants]
-            size = self.split.signature.batch_size(_BATCH)
+            size = self.split.batch_size(_BATCH)
             batches = self.split.batches(size, order=order)
             for batch in self.step.tracked(batches, total=-(-len(order) // size), note="comparing on validation data"):
                 outputs = [engine.run(batch.inputs) for engine in engines]

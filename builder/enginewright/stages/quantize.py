@@ -10,7 +10,8 @@ from dataclasses import replace
 
 import onnx
 
-from enginewright.datasets import load_data, load_split
+from enginewright.datasets import Split, load_data, load_split
+from enginewright.graph.bias_correction import bias_corrected
 from enginewright.graph.dialects import DIALECTS
 from enginewright.graph.fidelity import signal_to_noise
 from enginewright.graph.layers import layers, layers_to_json
@@ -20,10 +21,12 @@ from enginewright.graph.qdq import quantize
 from enginewright.graph.ranges import Scales
 from enginewright.running import Outcome, RunningStep
 from enginewright.signature import Array
+from enginewright_runtime.host import usable_cores
 
 __all__ = ["run"]
 
 _COMPARED_SAMPLES = 64
+_MEAN_SAMPLES = 256  # whose mean inputs correct the biases
 _BATCH = 16
 
 
@@ -36,19 +39,17 @@ def run(step: RunningStep) -> Outcome:
             return _in_float(step, network)
         keep_float = [pattern_of(layer) for layer in assigned["kept_float"]]
     scales = Scales.from_json(json.loads(step.inputs["scales"].read_bytes()))
-    quantized = quantize(network, scales, DIALECTS[name], keep_float=keep_float)
-    onnx.save(quantized, step.output("quantized"))
-    for layer, reason in place(network, DIALECTS[name], keep_float=keep_float).kept_float.items():
-        step.warn(f"the layer {layer} stays float: {reason}")
+    dialect = DIALECTS[name]
     split = load_split(load_data(step), "calibration", step)
-
-    def batches() -> Iterator[Mapping[str, Array]]:
-        size = split.signature.batch_size(_BATCH)
-        samples = split.signature.whole_batches(min(max(_COMPARED_SAMPLES, size), len(split)))
-        for batch in split.batches(size, order=range(samples)):
-            yield batch.inputs
-
-    noise = signal_to_noise(network, quantized, batches())
+    corrected = network
+    if step.parameters["correct_bias"]:
+        samples = _batches(split, _MEAN_SAMPLES)
+        corrected = bias_corrected(network, dialect, samples, keep_float=keep_float, threads=usable_cores())
+    quantized = quantize(corrected, scales, dialect, keep_float=keep_float)
+    onnx.save(quantized, step.output("quantized"))
+    for layer, reason in place(network, dialect, keep_float=step.parameters["keep_float"]).kept_float.items():
+        step.warn(f"the layer {layer} stays float: {reason}")  # what was assigned, the step before has said
+    noise = signal_to_noise(network, quantized, _batches(split, _COMPARED_SAMPLES))
     table = [replace(layer, snr_db=noise.get(layer.name)) for layer in layers(quantized)]
     step.output("layers").write_text(json.dumps(layers_to_json(table)))
     integer = sum(layer.precision == "int8" for layer in table)
@@ -56,6 +57,14 @@ def run(step: RunningStep) -> Outcome:
     return Outcome(
         {"dialect": name, "int8_layers": integer, "float_layers": len(table) - integer, "lowest_snr_db": worst}
     )
+
+
+def _batches(split: Split, samples: int) -> Iterator[Mapping[str, Array]]:
+    size = split.batch_size(_BATCH)
+    whole = split.signature.whole_batches(min(max(samples, size), len(split)))
+    order = [index * len(split) // whole for index in range(whole)]  # spread: data sets are often sorted by class
+    for batch in split.batches(size, order=order):
+        yield batch.inputs
 
 
 def _in_float(step: RunningStep, network: onnx.ModelProto) -> Outcome:

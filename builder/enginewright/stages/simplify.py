@@ -14,7 +14,8 @@ from enginewright.errors import DataError
 from enginewright.graph.layers import layers, layers_to_json, total_macs
 from enginewright.graph.normal_form import normal_form
 from enginewright.running import Outcome, RunningStep
-from enginewright.signature import Signature, largest_difference
+from enginewright.same_outputs import largest_output_difference
+from enginewright.signature import Signature
 
 __all__ = ["TOLERANCE", "run"]
 
@@ -35,7 +36,7 @@ def run(step: RunningStep) -> Outcome:
         ) from error
     simplified = normal_form(simplified)
     onnx.checker.check_model(simplified, full_check=True)
-    difference = _difference(exported, simplified, Signature.from_json(step.parameters["model"]))
+    difference = largest_output_difference(exported, simplified, Signature.from_json(step.parameters["model"]))
     if not difference <= TOLERANCE:
         raise DataError(
             f"simplifying changed the network's outputs by {difference:.2g} of their size, more than {TOLERANCE:g}"
@@ -50,21 +51,3 @@ def run(step: RunningStep) -> Outcome:
             "macs": total_macs(table),
         }
     )
-
-
-def _difference(before: onnx.ModelProto, after: onnx.ModelProto, signature: Signature) -> float:
-    import onnxruntime
-
-    inputs = signature.example(batch=2)
-    try:
-        results = [
-            onnxruntime.InferenceSession(network.SerializeToString(), providers=["CPUExecutionProvider"]).run(
-                list(signature.outputs), inputs
-            )
-            for network in (before, after)
-        ]
-    except Exception as error:  # ONNX Runtime's errors have no common class
-        raise DataError(
-            f"ONNX Runtime cannot run the network: {error}", hint="write it with operators that ONNX Runtime has"
-        ) from error
-    return max(largest_difference(new, old) for old, new in zip(*results, strict=True))

@@ -4,8 +4,7 @@ int8 simulated must have the weights that are quantized (Jacob et al., CVPR 2018
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from enginewright.edits import FoldedNorms, module_at, replace_module
@@ -25,7 +24,7 @@ def fold_norms(network: nn.Module, signature: Signature) -> FoldedNorms:
     """Fold every batch norm that stands alone behind a layer, in place; `network` is in evaluation mode, on the CPU.
 
     A pair is found where a norm is given the very tensor that a layer made; it is folded only if no output changes by
-    more than TOLERANCE, for the layer's result may go elsewhere, too. What cannot be folded stays.
+    more than TOLERANCE, because the layer's result may go elsewhere, too. What cannot be folded stays.
     """
     inputs = signature.example(batch=2)
     before = checked_outputs(network, inputs, signature)
@@ -40,24 +39,22 @@ def fold_norms(network: nn.Module, signature: Signature) -> FoldedNorms:
     return FoldedNorms(folded)
 
 
-def _pairs(network: nn.Module, run: Callable[[], object]) -> Iterator[tuple[str, str]]:
-    """Layers and the norms that read them, each run once."""
+def _pairs(network: nn.Module, run: Callable[[], object]) -> list[tuple[str, str]]:
+    """Layers and the norms that read them."""
     from torch import nn
 
     layers = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d, nn.Linear)
     norms = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
-    calls: Counter[str] = Counter()
     made: list[tuple[object, str]] = []  # holds the tensors, so that none is made where another was
-    found: list[tuple[str, str]] = []
+    found: dict[tuple[str, str], None] = {}
     handles = []
     for path, module in network.named_modules():
 
         def keep(module: nn.Module, inputs: tuple[object, ...], output: object, path: str = path) -> None:
-            calls[path] += 1
             if isinstance(module, layers):
                 made.append((output, path))
             elif inputs:
-                found.extend((layer, path) for tensor, layer in made if tensor is inputs[0])
+                found.update({(layer, path): None for tensor, layer in made if tensor is inputs[0]})
 
         # Without running statistics a norm is another function for every batch.
         if isinstance(module, layers) or (isinstance(module, norms) and module.running_mean is not None):
@@ -65,7 +62,7 @@ def _pairs(network: nn.Module, run: Callable[[], object]) -> Iterator[tuple[str,
     run()
     for handle in handles:
         handle.remove()
-    yield from ((layer, norm) for layer, norm in found if calls[layer] == calls[norm] == 1)
+    return list(found)
 
 
 def _fold(network: nn.Module, layer: str, norm: str) -> Callable[[], None]:

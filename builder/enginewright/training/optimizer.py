@@ -67,7 +67,7 @@ class Optimizer:
         for key, value in tensors.items():
             name, _, moment = key.rpartition("/")
             parameter = self._parameters[name]
-            # Moments lie in memory as their parameter does: another layout rounds differently in the last bit.
+            # Moments lie in memory as their parameter does, as the optimizer itself makes them.
             own = torch.empty_like(value if moment == "step" else parameter)
             self._adam.state[parameter][moment] = own.copy_(value)
 

@@ -13,7 +13,7 @@ from typing import TypeAlias
 from enginewright_runtime.errors import EngineError
 from enginewright_runtime.manifest import TensorSpec
 
-__all__ = ["Declaration", "declaration"]
+__all__ = ["Declaration", "declaration", "refuse_weights_elsewhere"]
 
 _Value: TypeAlias = "int | memoryview"
 
@@ -53,26 +53,43 @@ def declaration(model: bytes) -> Declaration:
     """Read the declaration of an ONNX model.
 
     Raises EngineError where the bytes are not one, where an input or output is not a tensor of numbers or an input
-    has no shape, and where weights are in another file: who loads such a model takes in any file that its user may
-    read.
+    has no shape, and as `refuse_weights_elsewhere` does.
+    """
+    refuse_weights_elsewhere(model)
+    try:
+        return _read_graph(_graph(model))
+    except (_Malformed, UnicodeDecodeError) as error:
+        raise _not_a_model(error) from None
+
+
+def refuse_weights_elsewhere(model: bytes) -> None:
+    """See that an ONNX model holds its weights itself: one that names other files takes in any that its user may read.
+
+    Raises EngineError where it does not, and where the bytes are not an ONNX model.
     """
     try:
-        document = memoryview(model)
-        graphs = _messages(document, 7)
-        if len(graphs) != 1:
-            raise EngineError("not an ONNX model: it has no graph")
-        _refuse_other_files(graphs[0])
-        for function in _messages(document, 25):
+        _refuse_other_files(_graph(model))
+        for function in _messages(memoryview(model), 25):
             for node in _messages(function, 7):
                 _refuse_in_attributes(node, 5)
             _refuse_in_attributes(function, 11)
-        return _read_graph(graphs[0])
     except (_Malformed, UnicodeDecodeError) as error:
-        raise EngineError(f"not an ONNX model, or cut short: {error}") from None
+        raise _not_a_model(error) from None
 
 
 class _Malformed(Exception):
     """The bytes break the encoding."""
+
+
+def _not_a_model(error: Exception) -> EngineError:
+    return EngineError(f"not an ONNX model, or cut short: {error}")
+
+
+def _graph(model: bytes) -> memoryview:
+    graphs = _messages(memoryview(model), 7)
+    if len(graphs) != 1:
+        raise _Malformed("it has no graph" if not graphs else "it has several graphs")
+    return graphs[0]
 
 
 def _read_graph(graph: memoryview) -> Declaration:

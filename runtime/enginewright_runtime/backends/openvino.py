@@ -2,19 +2,19 @@
 
 The engine is the network in OpenVINO's own form (the IR: a graph as XML and its weights), with the inputs and outputs
 that the ONNX model declared, in one stored zip that is checked whole before any of it is read. OpenVINO compiles it
-when it is opened: that takes a tenth of a second for a small network and about a second for a ResNet-50, it is not
-tuned by timing, and so the same version gives the same bits every time. The other forms were measured and left out:
+when it is opened: it chooses by rules and times nothing, so the same version gives the same bits every time. Two other
+forms were tried and left out:
 
-- The blob that OpenVINO exports opens three to four times faster. But it holds one shape, so a network with a free
-  batch would carry its weights twice or lose the fixed shape below; it opens only on a processor with exactly the
-  instruction sets of its maker (a blob from AVX-512 is refused by AVX2 and the reverse); and it is native structures
-  that are trusted as they are read.
-- The ONNX model is as quick to read as the IR. But it may name other files as its weights, absolute paths included,
-  and OpenVINO takes them in; the IR names none.
+- The blob that OpenVINO exports opens several times faster. But it holds one shape, so a network with a free batch
+  would carry its weights twice or do without the fixed shape below; it opens only on a processor with exactly the
+  instruction sets of its maker (a blob from AVX-512 is refused by AVX2, and the reverse); and it is trusted as it is
+  read.
+- The ONNX model is no quicker to read. And it may name other files as its weights, absolute paths included, which
+  OpenVINO takes in; the IR names none.
 
-A batch that is free costs OpenVINO up to a third of a small network's latency: shapes, memory and kernels are worked
-out anew in every call. An engine with a free batch is therefore compiled for a batch of one when it is opened, which
-is what a camera gives, and for any other shape when one comes first.
+A free batch costs OpenVINO a good part of a small network's latency, because shapes, memory and kernels are worked out
+anew in every call. An engine with a free batch is therefore compiled for a batch of one when it is opened, which is
+what a camera gives, and for all other shapes when one of them comes first.
 
 An engine needs the version that made it and the machine's architecture. Made where products of 8 bits are exact
 (VNNI), it may hold weights of 8 bits and needs VNNI of any kind; made elsewhere, it runs on either.
@@ -103,7 +103,7 @@ class OpenVinoEngine:
         self._library = library
         self._properties = settings.properties()
         # OpenVINO leaves out the inputs that nothing reads.
-        self._fed = tuple(port.get_any_name() for port in network.inputs)
+        self._fed = tuple(_declared_name(port, inputs) for port in network.inputs)
         self._wide = tuple(spec.name for spec in inputs if spec.dtype in _WIDE)
         self._sample_shapes = _sample_shapes(inputs)
         self._lock = threading.Lock()
@@ -240,6 +240,12 @@ def _sample_shapes(inputs: tuple[TensorSpec, ...]) -> dict[str, tuple[int, ...]]
     return shapes
 
 
+def _declared_name(port: Any, specs: tuple[TensorSpec, ...]) -> str:
+    """The declared name of an input: a port may have the names of tensors that are equal to it besides."""
+    [name] = {spec.name for spec in specs}.intersection(port.get_names())
+    return name
+
+
 def _refuse_overflow(name: str, array: Array) -> None:
     limits = np.iinfo(np.int32)
     if array.size and (array.max() > limits.max or array.min() < limits.min):
@@ -250,12 +256,12 @@ def _refuse_overflow(name: str, array: Array) -> None:
 
 def _output_specs(declared: Declaration, network: Any) -> tuple[TensorSpec, ...]:
     """The outputs as declared, with the shapes that OpenVINO infers where the model is silent."""
-    names = [port.get_any_name() for port in network.outputs]
-    if names != [spec.name for spec in declared.outputs]:
-        raise EngineError(f"openvino reads the outputs {', '.join(names)}, and the model declares others")
+    ports = list(zip(declared.outputs, network.outputs, strict=True))
+    for spec, port in ports:
+        if spec.name not in port.get_names():
+            raise EngineError(f"openvino gives {', '.join(sorted(port.get_names()))} where the model has {spec.name}")
     return tuple(
-        _inferred(spec, port.get_partial_shape(), silent=spec.name in declared.shapeless)
-        for spec, port in zip(declared.outputs, network.outputs, strict=True)
+        _inferred(spec, port.get_partial_shape(), silent=spec.name in declared.shapeless) for spec, port in ports
     )
 
 

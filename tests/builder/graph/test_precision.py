@@ -6,7 +6,7 @@ import fnmatch
 
 import pytest
 
-from enginewright.graph.precision import Sensitivity, decibels, fewest_kept_float, most_noise_for_the_time, pattern_of
+from enginewright.graph.precision import Sensitivity, fewest_kept_float, most_noise_for_the_time, pattern_of
 from enginewright.stopwatch import Saving, saving
 from enginewright_runtime.errors import NotEnoughSamples
 
@@ -53,9 +53,3 @@ def test_a_name_with_the_letters_of_patterns_matches_itself_alone() -> None:
     for name in ("/model/layers[0]/conv", "a*b", "what?", "plain"):
         assert fnmatch.fnmatchcase(name, pattern_of(name))
     assert not fnmatch.fnmatchcase("axb", pattern_of("a*b"))
-
-
-def test_outputs_without_noise_and_without_signal_have_a_bounded_ratio() -> None:
-    assert decibels(1.0, 0.0) == 150.0
-    assert decibels(0.0, 1.0) == -150.0
-    assert decibels(100.0, 1.0) == pytest.approx(20.0)

@@ -281,6 +281,12 @@ def test_layers_that_stay_float_stand_out():
     assert "| head | **float** |" in render_markdown(signs())
 
 
+def test_a_metric_that_a_layer_loses_in_int8_is_a_change_below_zero():
+    data = report(compression=WHOLE)
+    assert cells(rows_of(table_of(data, "Precision"))["stem"])[-1].text == "−0.39"
+    assert "| 41.2 dB | −0.39 |" in render_markdown(data)
+
+
 def test_the_head_of_the_table_says_on_which_side_int8_is_faster():
     head = next(table_of(signs(), "Precision").all("thead"))
     assert "slower in int8faster" in head.text

@@ -199,6 +199,7 @@ def test_texts_stand_out_from_their_paper(scheme):
         for name in ("ink", "soft", "reference-ink", "engine-ink", "limit", "pass", "fail", "inconclusive")
     ]
     pairs += [(name, f"{name}-paper") for name in ("pass", "fail", "inconclusive")]
+    pairs += [("ink", "raised"), ("soft", "raised")]
     pairs += [("ink", f"{name}-paper") for name in ("pass", "fail", "inconclusive")]
     for text, paper in pairs:
         assert contrast(colours[text], colours[paper]) >= 4.5, f"{text} on {paper}"

@@ -74,7 +74,7 @@ def test_gradients_of_values_and_ends_are_those_of_lsq(dialect: str, low: float,
     else:
         scale, shift = (ends[1] - ends[0]) / (last - first), ends[0]
         first, last = 0, last - first
-    expected = straight(((theirs - shift) / scale).clamp(first, last)) * scale + shift
+    expected = straight((theirs - shift) / scale).clamp(first, last) * scale + shift
     (expected * direction).sum().backward()
     torch.testing.assert_close(module(given), expected, atol=1e-5, rtol=0)
     torch.testing.assert_close(given.grad, theirs.grad)

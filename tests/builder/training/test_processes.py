@@ -114,7 +114,7 @@ def test_an_interruption_ends_both(two: Recoverer) -> None:
 
 
 def test_both_leave_when_the_process_that_started_them_is_killed(two: Recoverer) -> None:
-    (code(two) / "data.py").write_text(DATA % "time.sleep(0.2)")
+    (code(two) / "data.py").write_text(DATA % "time.sleep(15)")
     step = two.lone.step(two.parameters(**HOW, processes=2), **two.inputs(seeded(TwoOutputs)))
     program = f"""
 import os, signal

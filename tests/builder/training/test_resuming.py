@@ -13,6 +13,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from tests.builder.lone_stage import Ran
@@ -38,6 +39,19 @@ class Dropping(Net):
 HOW = {"epochs": 5, "learning_rate": 0.02, "ema": 0.9, "weight_decay": 0.01}
 QUANTIZED = {"quantized": True, "dialect": "onnxruntime-x86"}
 DISTILLED = {"distill": {"temperature": 2.0, "weight": 0.5, "features": ["conv"], "feature_weight": 1.0}}
+
+
+class Loudness:
+    """A metric that every bit of the network changes, and that grows while it learns."""
+
+    def __init__(self) -> None:
+        self.total = 0.0
+
+    def update(self, outputs: Any, labels: Any) -> None:
+        self.total += float(np.abs(outputs["scores"].astype(np.float64)).sum())
+
+    def compute(self) -> float:
+        return self.total
 
 
 class Interrupted(Exception):
@@ -70,8 +84,11 @@ def test_an_interrupted_training_ends_as_one_that_was_not_to_the_bit(
     changed: dict[str, Any], recoverer: Recoverer
 ) -> None:
     recoverer.factory = Dropping
+    recoverer.lone.module("metric", Made=Loudness)
+    recoverer.metric = {"factory": "metric:Made", "arguments": {}}
     student = seeded(Dropping)
     whole = recoverer.run(student, **HOW, **changed)
+    assert whole.outcome.summary["best_epoch"] == 5
     interrupt(recoverer, student, "epoch 4/5", **HOW, **changed)  # in the midst of the fourth
     resumed = recoverer.run(student, **HOW, **changed)
     assert notes(resumed)[0] == "goes on after epoch 3 of 5"

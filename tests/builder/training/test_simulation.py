@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 from pathlib import Path
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -152,14 +151,17 @@ def test_a_network_without_a_layer_for_int8_is_refused() -> None:
     assert "leave out quantized: true" in caught.value.hint
 
 
-def test_in_bfloat16_rounding_is_to_the_same_integers() -> None:
-    """Activations come as bfloat16 there, and are rounded in float32."""
-    network = nn.Conv2d(16, 16, 1, bias=False)
-    twin = simulated(network, "onnxruntime-x86")
-    values = torch.randn(4, *SHAPE).bfloat16()
-    seen = SimpleNamespace(values=None)
-    network.register_forward_hook(lambda module, inputs, output: vars(seen).update(values=inputs[0]))
-    with torch.autocast("cpu", torch.bfloat16):
-        twin(values)
-    assert seen.values.dtype == torch.float32
-    assert torch.equal(seen.values, twin.inputs[0](values.float()))
+def test_in_bfloat16_the_integers_and_the_gradients_are_those_of_float32() -> None:
+    twin = simulated(nn.Conv2d(16, 16, 1, bias=False), "onnxruntime-x86")
+    round_ = twin.inputs[0]
+    # Some of them lie nearly half a step from their integer, and some far outside.
+    values = torch.linspace(-6, 6, 40_001).bfloat16().requires_grad_()
+    same_values = values.detach().float().requires_grad_()
+    ours, theirs = round_(values), round_(same_values)
+    assert ours.dtype == torch.bfloat16
+    assert torch.equal(ours, theirs.bfloat16())
+    ours.float().sum().backward()
+    growth, round_.growth.grad = round_.growth.grad, None
+    theirs.sum().backward()
+    assert torch.equal(values.grad.float(), same_values.grad)
+    torch.testing.assert_close(growth, round_.growth.grad, rtol=0.02, atol=10)
