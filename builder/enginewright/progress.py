@@ -10,6 +10,7 @@ from contextlib import suppress
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Protocol, TextIO
 
+from enginewright.step_summary import summarized
 from enginewright_runtime.canonical import Json
 
 if TYPE_CHECKING:
@@ -122,12 +123,4 @@ def _number(value: Any) -> float:
 
 
 def _facts(summary: Mapping[str, Json]) -> str:
-    """A step's summary in one line: `removed 0.5, macs 72,000,000`."""
-    parts = [f"{name.replace('_', ' ')} {_shown(value)}" for name, value in summary.items() if value is not None]
-    return f" ({', '.join(parts)})" if parts else ""
-
-
-def _shown(value: Json) -> str:
-    if isinstance(value, float):
-        return f"{value:.4g}"
-    return f"{value:,}" if isinstance(value, int) else str(value)
+    return f" ({summarized(summary)})" if any(value is not None for value in summary.values()) else ""

@@ -20,7 +20,7 @@ from enginewright_runtime.measurement import Measurement
 
 STEPS = [
     "import", "reference/export", "reference/simplify", "reference/compile", "reference/evaluate", "prune", "recover", "export",
-    "simplify", "calibrate", "quantize", "compile", "evaluate", "measure", "pack",
+    "simplify", "calibrate", "assign_precision", "quantize", "compile", "evaluate", "measure", "pack",
 ]  # fmt: skip
 
 

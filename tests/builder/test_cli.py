@@ -65,8 +65,11 @@ def result(verdict: str) -> BuildResult:
         "findings": [{"verdict": verdict, "sentence": "size_mib is 1"}],
         "accuracy": {"metric": "top1", **both},
         "latency_ns": {side: {"p50": 1.0, "p99": None} for side in both},
+        "latency_evicted_ns": {side: {"p50": 1.0} for side in both},
+        "times_faster": {"warm": 1.0, "evicted": 1.0},
         "size_bytes": both,
         "macs": both,
+        "precision": None,
     }
     return BuildResult((STEP,), content, {"bundle": Path("dist/t.ewb"), "report_html": Path("dist/t.html")})
 
@@ -206,7 +209,8 @@ def test_a_recipe_with_faults_shows_all_of_them_with_their_lines(run: Run, tiny:
 
 def test_a_plan_of_a_new_project_lists_every_step_and_changes_nothing(run: Run, tiny: TinyProject) -> None:
     steps = run("plan", "tiny", "--target", "cpu", "--json").json["steps"]
-    assert {step["stage"] for step in steps} == set(STAGES) - {"import_onnx"}
+    of_the_toolbox = {"import_onnx", "prune_blocks", "factorize", "sparsify", "recalibrate", "student", "equalize"}
+    assert {step["stage"] for step in steps} == set(STAGES) - of_the_toolbox
     assert [step["status"] for step in steps] == ["stale"] + ["waits"] * (len(steps) - 1)
     assert steps[0]["reasons"] == ["it was never built"]
     assert len(run("plan", "tiny", "--target", "cpu").out.splitlines()) == len(steps)

@@ -302,9 +302,9 @@ def test_labels_of_every_pixel_train_with_a_metric_of_the_users(recoverer: Recov
 @pytest.mark.parametrize(
     ("label", "words"),
     [
-        (None, "recover needs integer class labels in the train split"),
-        (lambda index: 0.5, "recover needs integer class labels"),
-        (lambda index: [0, 1], "recover needs integer class labels"),
+        (None, "training needs integer class labels in the train split"),
+        (lambda index: 0.5, "training needs integer class labels"),
+        (lambda index: [0, 1], "training needs integer class labels"),
         (lambda index: 4, "labels of the train split run from 4 to 4, but the network has 4 classes"),
         (lambda index: -1, "labels of the train split run from -1 to -1"),
     ],

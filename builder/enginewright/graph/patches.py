@@ -42,9 +42,7 @@ class Product:
         rows = matrix.reshape(-1, matrix.shape[-1])
         return np.ascontiguousarray(rows if self.transposed else rows.T).reshape(shape)
 
-    def rows(
-        self, values: npt.NDArray[np.generic], most: int, random: np.random.Generator
-    ) -> npt.NDArray[np.float32]:
+    def rows(self, values: npt.NDArray[np.generic], most: int, random: np.random.Generator) -> npt.NDArray[np.float32]:
         """The inputs of the product at `most` positions of each sample, or at all where there are fewer, as (groups,
         rows, inputs). The positions are drawn once for all samples of `values`.
         """
@@ -62,9 +60,7 @@ class Product:
         chosen = np.unravel_index(_some(math.prod(counts), most, random), counts)
         rank = len(self.kernel)
         indices = []
-        for axis, (length, stride, dilation) in enumerate(
-            zip(self.kernel, self.strides, self.dilations, strict=True)
-        ):
+        for axis, (length, stride, dilation) in enumerate(zip(self.kernel, self.strides, self.dilations, strict=True)):
             offsets = (np.arange(length) * dilation).reshape([-1 if other == axis else 1 for other in range(rank)])
             indices.append((chosen[axis] * stride).reshape([-1] + [1] * rank) + offsets)
         # (samples, channels, positions, kernel...) -> (groups, samples x positions, channels of the group x kernel)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from enginewright.report.data import Changed, Evaluation, ReportData
-from enginewright.report.units import percent, points, signed_points
+from enginewright.units import percent, points, signed_points
 
 TOP1 = "top1"
 FIDELITY = "fidelity"  # the metric of recipes without labels

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from enginewright.report.comparison import Figure
 from enginewright.report.data import Latency, ReportData
 from enginewright.report.latency import percentile_rows, session_ratios
-from enginewright.report.units import NONE, counted, file_size, milliseconds, significant, times
+from enginewright.units import NONE, counted, file_size, milliseconds, significant, times
 from enginewright_runtime.budget import percentile_interval_ns
 from enginewright_runtime.errors import NotEnoughSamples
 

@@ -16,7 +16,7 @@ from markupsafe import Markup
 from enginewright.report.data import Latency
 from enginewright.report.latency import PercentileRow, SessionMedians
 from enginewright.report.svg import STRETCHED_WIDTH, LogAxis, at, element, figure, path, stretched
-from enginewright.report.units import MINUS, significant
+from enginewright.units import MINUS, significant
 
 _BINS = 120
 _TEXT = 15  # pixels from one line of text to the next

@@ -10,7 +10,7 @@ from typing import Literal, TypeAlias
 from enginewright.report.accuracy import FIDELITY, TOP1
 from enginewright.report.data import Evaluation, Latency, Network, ReportData
 from enginewright.report.latency import PercentileRow, percentile_rows, session_ratios
-from enginewright.report.units import (
+from enginewright.units import (
     NONE,
     count,
     decibels,

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from enginewright.report.comparison import Figure
 from enginewright.report.data import BlockRemoval, MethodChoice, Precision, TimeSaved, Training
-from enginewright.report.units import (
+from enginewright.units import (
     NONE,
     counted,
     milliseconds,

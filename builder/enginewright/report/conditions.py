@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 
 from enginewright.report.data import Fact
-from enginewright.report.units import duration, file_size, significant
+from enginewright.units import duration, file_size, significant
 from enginewright_runtime.canonical import Json
 from enginewright_runtime.measurement import Measurement
 

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from enginewright.report.data import Latency
-from enginewright.report.units import counted
+from enginewright.units import counted
 from enginewright_runtime.errors import NotEnoughSamples
 from enginewright_runtime.measurement import Protocol
 from enginewright_runtime.stats import percentile

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 from enginewright.report.data import Layer, ReportData
-from enginewright.report.units import NONE, count, file_size
+from enginewright.units import NONE, count, file_size
 
 
 @dataclass(frozen=True)

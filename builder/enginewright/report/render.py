@@ -11,7 +11,8 @@ from functools import cache
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup, escape
 
-from enginewright.report import accuracy, caches, cells, charts, comparison, compression, latency, layers, units
+from enginewright import units
+from enginewright.report import accuracy, caches, cells, charts, comparison, compression, latency, layers
 from enginewright.report.data import Compression, ReportData
 from enginewright.report.training_chart import training_chart
 from enginewright_runtime.budget import Verdict

@@ -9,7 +9,7 @@ from markupsafe import Markup
 
 from enginewright.report.data import Training
 from enginewright.report.svg import STRETCHED_WIDTH, at, element, even_ticks, figure, path, stretched
-from enginewright.report.units import percent
+from enginewright.units import percent
 
 _TEXT = 15  # pixels from one line of text to the next
 _VALIDATION = 72

@@ -67,9 +67,10 @@ def run(step: RunningStep) -> Outcome:
         kept = variants.all
     table = _table(variants, layers, kept, reason, {name: _median(taken) for name, taken in latencies.items()})
     step.output("precision").write_text(json.dumps(table))
-    if kept:
-        number = "all" if kept == variants.all else str(len(kept))
-        step.warn(f"{number} of {len(layers)} layers stay float: {reason}")
+    if kept == variants.all:
+        step.warn(f"all layers stay float: {reason}")
+    elif kept:
+        step.say(f"{len(kept)} of {len(layers)} layers stay float: {reason}")
     return Outcome({key: table[key] for key in ("chosen", "kept_float", "latency_ns", "accuracy")})
 
 

@@ -72,7 +72,7 @@ class TeacherLoss:
 def _label_loss(scores: torch.Tensor, batch: Batch) -> torch.Tensor:
     from torch.nn.functional import cross_entropy
 
-    labels = class_labels(batch, scores, what="recover", otherwise="leave out the step 'recover'")
+    labels = class_labels(batch, scores, what="training", otherwise="leave out the steps that train")
     return cross_entropy(scores, labels.to(scores.device))
 
 
