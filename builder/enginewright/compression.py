@@ -248,6 +248,14 @@ class Quantize:
         default_factory=Calibration, metadata={RULE: Rule("how the ranges of activations are found")}
     )
     equalize: bool = field(default=False, metadata={RULE: Rule("even out the ranges of channels between layers first")})
+    rounding: Literal["nearest", "adaptive"] = field(
+        default="nearest",
+        metadata={
+            RULE: Rule(
+                "how weights become integers: adaptive lets each rounding make up for those before it in its layer"
+            )
+        },
+    )
     correct_bias: bool = field(
         default=False, metadata={RULE: Rule("take the mean error of each channel out of its bias")}
     )

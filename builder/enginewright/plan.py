@@ -237,7 +237,8 @@ class _Layout:
             }
             assigned = self._add("assign_precision", "assign_precision", parameters, inputs, data=True)
             inputs["precision"] = self.decided["precision"] = OutputOf(assigned, "precision")
-        name = self._add("quantize", "quantize", {**common, "correct_bias": quantize.correct_bias}, inputs, data=True)
+        constants: dict[str, Json] = {"rounding": quantize.rounding, "correct_bias": quantize.correct_bias}
+        name = self._add("quantize", "quantize", {**common, **constants}, inputs, data=True)
         return OutputOf(name, "quantized"), OutputOf(name, "layers")
 
     def _export(self, name: str, checkpoint: OutputOf) -> OutputOf:

@@ -169,6 +169,7 @@ def test_quantize_follows_the_assignment(assigner: Assigner, lone: LoneStage, tm
         "data": DATA,
         "dialect": "onnxruntime-x86-vnni",
         "keep_float": [],
+        "rounding": "nearest",
         "correct_bias": False,
     }
     paths = {"network": tmp_path / "network.onnx", "scales": tmp_path / "scales", "precision": ran.output("precision")}

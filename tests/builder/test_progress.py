@@ -54,7 +54,7 @@ def test_a_summary_shows_numbers_as_people_read_them_and_leaves_out_what_is_not_
     summary = {"macs_before": 144_000_000, "removed": 0.49876543, "method": "entropy", "lowest_snr_db": None, "n": 0}
     PlainWatch(stream).ends("prune", "built", 1.0, summary)
     assert stream.getvalue() == (
-        "    prune: built in 1.0 s (macs before 144,000,000, removed 0.4988, method entropy, n 0)\n"
+        "    prune: built in 1.0 s (macs before 144,000,000, removed 0.499, method entropy, n 0)\n"
     )
 
 

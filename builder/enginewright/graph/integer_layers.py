@@ -112,7 +112,9 @@ class IntegerLayers:
         return numpy_helper.to_array(self._view.initializers[constant]).astype(np.float64)
 
     def _node(self, layer: IntegerLayer) -> onnx.NodeProto:
-        return next(node for node in self._view.nodes if node.name == layer.name)
+        found = self._view.producer(layer.output)
+        assert found is not None
+        return found
 
     def _exchange(self, constant: str, value: npt.NDArray[np.generic]) -> None:
         old = self._view.initializers[constant]

@@ -48,8 +48,9 @@ class Product:
         """
         if not self.kernel:
             tokens = np.asarray(values, np.float32).reshape(len(values), -1, values.shape[-1])
-            chosen = _some(tokens.shape[1], most, random)
-            return np.ascontiguousarray(tokens[:, chosen].reshape(1, -1, values.shape[-1]))
+            return np.ascontiguousarray(
+                tokens[:, _some(tokens.shape[1], most, random)].reshape(1, -1, values.shape[-1])
+            )
         padded = np.pad(np.asarray(values, np.float32), ((0, 0), (0, 0), *self.padding))
         counts = [
             (size - dilation * (length - 1) - 1) // stride + 1
@@ -64,7 +65,8 @@ class Product:
             offsets = (np.arange(length) * dilation).reshape([-1 if other == axis else 1 for other in range(rank)])
             indices.append((chosen[axis] * stride).reshape([-1] + [1] * rank) + offsets)
         # (samples, channels, positions, kernel...) -> (groups, samples x positions, channels of the group x kernel)
-        taken = padded[(slice(None), slice(None), *indices)]
+        everything: tuple[slice | npt.NDArray[np.intp], ...] = (slice(None), slice(None))
+        taken = padded[everything + tuple(indices)]
         samples, channels, positions = taken.shape[:3]
         grouped = taken.reshape(samples, self.groups, channels // self.groups, positions, -1).transpose(1, 0, 3, 2, 4)
         return np.ascontiguousarray(grouped.reshape(self.groups, samples * positions, -1))

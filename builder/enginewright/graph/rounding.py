@@ -177,7 +177,8 @@ def _moments(
 
 
 def _squares(rows: npt.NDArray[np.float32]) -> Matrix:
-    return np.matmul(rows.transpose(0, 2, 1), rows).astype(np.float64)
+    result: Matrix = np.matmul(rows.transpose(0, 2, 1), rows).astype(np.float64)
+    return result
 
 
 def _nearest(weights: Matrix, scale: Matrix, limit: int) -> npt.NDArray[np.int64]:
