@@ -85,7 +85,7 @@ def test_nothing_but_biases_changes(dialect: Dialect, residual: onnx.ModelProto)
     integers = {node.input[0] for node in quantized.graph.node if node.output[0] in biases}
     changed = {name for name, tensor in old.items() if new[name] != tensor}
     added = set(new) - set(old)
-    assert (changed if dialect.bias == "int32" else added)
+    assert changed if dialect.bias == "int32" else added
     assert changed <= integers
     assert all(name.endswith("/bias/float") for name in added)
     assert [node.op_type for node in corrected.graph.node] == [node.op_type for node in quantized.graph.node]
@@ -126,12 +126,13 @@ def test_clipped_ranges_shift_the_outputs_and_correction_takes_that_back(
 ) -> None:
     """What cutting takes away upstream is seen by the layers behind it, since they are corrected in graph order."""
     scales = calibrate(residual, tensors_to_calibrate(residual), [_positive(residual, 0)], method="minmax")
-    cut = type(scales)("cut", 16, {name: type(range_)(range_.low / 2, range_.high / 2) for name, range_ in scales.ranges.items()})
+    cut = type(scales)(
+        "cut", 16, {name: type(range_)(range_.low / 2, range_.high / 2) for name, range_ in scales.ranges.items()}
+    )
     quantized = quantize(residual, cut, dialect)
     corrected = bias_corrected(residual, quantized, lambda: _batches(residual))
     unseen = [_positive(residual, 7)]
     before, after = (signal_to_noise(residual, model, unseen)["result"] for model in (quantized, corrected))
-    print(before, after)
     assert after > before + 3.0
 
 

@@ -17,8 +17,12 @@ from enginewright.graph.qdq import quantize, tensors_to_calibrate
 from enginewright.graph.ranges import calibrate
 from enginewright_runtime import host
 from enginewright_runtime.backends import openvino as module
+from enginewright_runtime.errors import BackendMissing
 
-library = pytest.importorskip("openvino", reason="pip install 'enginewright-runtime[openvino]'", exc_type=ImportError)
+try:  # by the backend, for a plain import would report home
+    module._library()
+except BackendMissing as error:
+    pytest.skip(f"{error.message}: {error.hint}", allow_module_level=True)
 
 _HERE = backend_dialect("openvino", host.machine(), host.instruction_sets())
 _PRODUCTS = {"Convolution", "Deconvolution", "FullyConnected", "MatMul"}

@@ -6,7 +6,6 @@ import numpy as np
 import onnx
 import pytest
 from onnx import helper
-
 from tests.builder.graph.small_networks import network
 
 from enginewright.graph.execution import open_session

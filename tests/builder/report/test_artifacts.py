@@ -243,7 +243,9 @@ def test_data_from_artifacts_renders_in_both_forms():
     assert "| p50 latency | 2.00 ms | 1.00 ms | 2.00× faster" in render_markdown(data)
 
 
-@pytest.mark.parametrize("module", ["report.comparison", "report.conditions", "report.layers", "report.svg", "units", "step_summary"])
+@pytest.mark.parametrize(
+    "module", ["report.comparison", "report.conditions", "report.layers", "report.svg", "units", "step_summary"]
+)
 def test_the_examples_in_the_docstrings_hold(module):
     results = doctest.testmod(importlib.import_module(f"enginewright.{module}"))
     assert results.attempted > 0
