@@ -43,7 +43,7 @@ MEASURING: Mapping[str, Json] = {
     "looks": [6, 18],
     "rounds": 40,
     "chunk": 5,
-    "evicted": {"sessions": 4, "samples": 30},
+    "evicted": {"sessions": 3, "samples": 20},
 }
 
 

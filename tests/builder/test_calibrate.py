@@ -68,7 +68,14 @@ class Calibrator:
 
     def quantize(self, scales: Path, *, batch: int | str = "batch") -> Ran:
         model = model_of((3, 6, 6), batch=batch)
-        parameters = {"model": model, "data": DATA, "dialect": "onnxruntime-x86-vnni", "keep_float": []}
+        parameters = {
+            "model": model,
+            "data": DATA,
+            "dialect": "onnxruntime-x86-vnni",
+            "keep_float": [],
+            "rounding": "nearest",
+            "correct_bias": False,
+        }
         return self.lone.run("quantize", parameters, network=self.network, scales=scales)
 
 
@@ -178,7 +185,7 @@ def test_the_method_with_the_most_signal_is_chosen_where_nothing_else_judges(cal
     summary = ran.outcome.summary
     assert (summary["method"], summary["chosen_by"], summary["samples"]) == (scales["method"], "signal to noise", 20)
     assert summary[scales["method"]] == f"{signal[scales['method']]:.1f} dB"
-    assert "they have no labels" in ran.notes()[0]
+    assert "the metric 'top1' needs labels, and the data gives none" in ran.notes()[0]
     # The ranges are those of the samples that the method would get by its name.
     alone = calibrator.run(Watched(100), samples=20, method=scales["method"])
     assert json.loads(alone.output("scales").read_bytes())["ranges"] == scales["ranges"]

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -16,8 +15,8 @@ from tests.builder.lone_stage import DATA, LoneStage, Ran, model_of
 from enginewright.graph.dialects import DIALECTS
 from enginewright.graph.fidelity import signal_to_noise
 from enginewright.graph.lint import lint
-from enginewright.graph.qdq import tensors_to_calibrate
-from enginewright.graph.ranges import calibrate
+from enginewright.graph.qdq import quantize, tensors_to_calibrate
+from enginewright.graph.ranges import Scales, calibrate
 
 _EVERY = pytest.mark.parametrize("dialect", DIALECTS)
 SHAPE = (16, 12, 12)
@@ -72,7 +71,7 @@ class Quantizer:
         scales = calibrate(model, tensors_to_calibrate(model), [batch], method="minmax")
         (folder / "scales").write_text(json.dumps(scales.to_json()))
 
-    def run(self, *, dialect: str = "onnxruntime-x86", correct_bias: bool = False, **settings: Any) -> Ran:
+    def run(self, *, dialect: str = "onnxruntime-x86", rounding: str = "nearest", correct_bias: bool = False) -> Ran:
         self.samples.read.clear()
         self.lone.data(calibration=self.samples)
         parameters = {
@@ -80,8 +79,8 @@ class Quantizer:
             "data": DATA,
             "dialect": dialect,
             "keep_float": [],
+            "rounding": rounding,
             "correct_bias": correct_bias,
-            **settings,
         }
         paths = {"network": self.folder / "network.onnx", "scales": self.folder / "scales"}
         return self.lone.run("quantize", parameters, **paths)
@@ -118,8 +117,9 @@ def test_the_pairs_are_the_same_and_the_outputs_are_nearer_to_the_float_ones(
     assert figures[2] > figures[1] + (0.5 if DIALECTS[dialect].weight_limit == 64 else -0.1)
 
 
-def test_without_a_word_in_the_recipe_weights_and_biases_are_rounded_to_the_nearest(quantizer: Quantizer) -> None:
-    assert quantized(quantizer.run()) == quantized(quantizer.run(rounding="nearest"))
+def test_rounding_to_the_nearest_is_what_quantize_gives(quantizer: Quantizer) -> None:
+    scales = Scales.from_json(json.loads((quantizer.folder / "scales").read_text()))
+    assert quantized(quantizer.run()) == quantize(network(), scales, DIALECTS["onnxruntime-x86"])
 
 
 def test_the_table_of_layers_tells_what_the_better_weights_give(quantizer: Quantizer) -> None:

@@ -24,7 +24,7 @@ __all__ = ["Array", "InnerTensors", "open_session", "samples_at_once"]
 Array: TypeAlias = npt.NDArray[np.generic]
 
 _LIMIT_BYTES = 128 << 20  # what a part of a batch may hold at once, if it is more than one sample
-_MOST_BYTES = 512 << 20  # what one sample may; tensors that hold more are looked at in several runs
+_MOST_BYTES = 384 << 20  # what one sample may; tensors that hold more are looked at in several runs
 
 
 class InnerTensors:
