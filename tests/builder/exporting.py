@@ -18,8 +18,8 @@ from enginewright.graph.methods import Range
 from enginewright.graph.normal_form import normal_form
 from enginewright.graph.qdq import quantize, tensors_to_calibrate
 from enginewright.graph.ranges import calibrate
+from enginewright.graph.torch_export import export_network
 from enginewright.signature import Signature
-from enginewright.torch_export import export_network
 
 
 def exported(network: nn.Module, signature: Signature, folder: Path) -> onnx.ModelProto:

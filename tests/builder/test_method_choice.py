@@ -12,7 +12,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from enginewright.datasets import Batch
 from enginewright.errors import DataError
-from enginewright.method_choice import GROUPS, Trial, choose, try_methods
+from enginewright.graph.method_choice import GROUPS, Trial, choose, try_methods
 from enginewright.metrics import BalancedAccuracy, Metric, Top1
 
 SAMPLES = 200

@@ -28,8 +28,8 @@ from enginewright.graph.dialects import DIALECTS
 from enginewright.graph.qdq import quantize, tensors_to_calibrate
 from enginewright.graph.ranges import calibrate
 from enginewright.graph.sparsity import sparse_layers
+from enginewright.graph.torch_export import export_network
 from enginewright.signature import Signature
-from enginewright.torch_export import export_network
 
 IMAGE = (3, 12, 12)
 pytestmark = pytest.mark.usefixtures("one_thread")

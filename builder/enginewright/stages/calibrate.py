@@ -19,9 +19,9 @@ from enginewright.errors import listed
 from enginewright.graph.dialects import DIALECTS
 from enginewright.graph.execution import samples_at_once
 from enginewright.graph.learned_ranges import learned_ranges, module_ranges_from_json
+from enginewright.graph.method_choice import GROUPS, Choice, Trials, choose, try_methods
 from enginewright.graph.qdq import quantize, tensors_to_calibrate
 from enginewright.graph.ranges import METHODS, Range, Scales, Seen, observe
-from enginewright.method_choice import GROUPS, Choice, Trials, choose, try_methods
 from enginewright.metrics import make_metric
 from enginewright.running import Outcome, RunningStep
 from enginewright.sample_digests import digests_of, digests_to_json

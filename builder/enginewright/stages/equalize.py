@@ -9,8 +9,8 @@ import onnx
 from enginewright.errors import DataError
 from enginewright.graph.equalization import equalized
 from enginewright.graph.layers import layers, layers_to_json
+from enginewright.graph.same_outputs import largest_output_difference
 from enginewright.running import Outcome, RunningStep
-from enginewright.same_outputs import largest_output_difference
 from enginewright.signature import Signature
 
 __all__ = ["TOLERANCE", "run"]

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from enginewright.checkpoint import load_checkpoint, make_network
+from enginewright.graph.torch_export import OPSET, check_parity, export_network
 from enginewright.running import Outcome, RunningStep
 from enginewright.signature import Signature
-from enginewright.torch_export import OPSET, check_parity, export_network
 
 __all__ = ["run"]
 

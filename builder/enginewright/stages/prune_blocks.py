@@ -22,13 +22,13 @@ from enginewright.checkpoint import load_checkpoint, make_network, save_checkpoi
 from enginewright.datasets import Batch, Split, load_data, load_split
 from enginewright.edits import RemovedBlocks
 from enginewright.errors import DataError, UserCodeError, listed
+from enginewright.graph.torch_export import export_network
 from enginewright.hosts import refuse_another_host
 from enginewright.networks import checked_outputs, count_macs
 from enginewright.pruning.blocks import Block, bypassed, find_blocks, without_kept
 from enginewright.running import Outcome, RunningStep
 from enginewright.signature import Signature
 from enginewright.stopwatch import Saving, saving, time_side_by_side
-from enginewright.torch_export import export_network
 from enginewright.training_samples import spread, summed_loss
 from enginewright_runtime.backends import backend
 from enginewright_runtime.stats import percentile

@@ -13,8 +13,8 @@ import onnx
 from enginewright.errors import DataError
 from enginewright.graph.layers import layers, layers_to_json, total_macs
 from enginewright.graph.normal_form import normal_form
+from enginewright.graph.same_outputs import largest_output_difference
 from enginewright.running import Outcome, RunningStep
-from enginewright.same_outputs import largest_output_difference
 from enginewright.signature import Signature
 
 __all__ = ["TOLERANCE", "run"]
