@@ -185,7 +185,7 @@ def test_the_method_with_the_most_signal_is_chosen_where_nothing_else_judges(cal
     summary = ran.outcome.summary
     assert (summary["method"], summary["chosen_by"], summary["samples"]) == (scales["method"], "signal to noise", 20)
     assert summary[scales["method"]] == f"{signal[scales['method']]:.1f} dB"
-    assert "the metric 'top1' needs labels, and the data gives none" in ran.notes()[0]
+    assert "the metric cannot judge the held-back samples: they have no labels" in ran.notes()[0]
     # The ranges are those of the samples that the method would get by its name.
     alone = calibrator.run(Watched(100), samples=20, method=scales["method"])
     assert json.loads(alone.output("scales").read_bytes())["ranges"] == scales["ranges"]

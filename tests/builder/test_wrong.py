@@ -97,7 +97,7 @@ WRONG: dict[str, tuple[Edit, tuple[str, ...]]] = {
     "a module to keep that is not there": (in_recipe("keep: [head]", "keep: [hed]"), ("prune.keep names 'hed'",)),
     "a learning rate that diverges": (
         in_recipe("learning_rate: 0.002", "learning_rate: 100000000000.0"),
-        ("the loss became", "lower recover.learning_rate"),
+        ("the loss became", "step 'recover'", "lower the step's learning_rate"),
     ),
     "an output that is not there": (
         in_recipe("outputs: [scores]", "outputs: [scores, boxes]"),

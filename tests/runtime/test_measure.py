@@ -45,9 +45,9 @@ def engine(tmp_path_factory: pytest.TempPathFactory) -> EngineToMeasure:
 
 @pytest.fixture(scope="module")
 def slower(tmp_path_factory: pytest.TempPathFactory) -> EngineToMeasure:
-    """An engine with some hundred times more work: x @ weights @ weights ..."""
-    size = 256
-    names = ["wide", *(f"step{index}" for index in range(8))]
+    """An engine with some hundred thousand times more work: x @ weights @ weights ..."""
+    size = 512
+    names = ["wide", *(f"step{index}" for index in range(16))]
     nodes = [helper.make_node("MatMul", ["x", "first"], ["wide"])]
     nodes += [helper.make_node("MatMul", [a, "square"], [b]) for a, b in pairwise(names)]
     nodes += [helper.make_node("Identity", [names[-1]], ["y"])]
