@@ -14,7 +14,8 @@ inferences each, the first after a switch dropped. The median over the sessions 
 printed and drawn; accuracy is the built engine's on the whole test split, its change against float, with the 95 %
 interval of the paired difference.
 
-Writes OUTPUT.png, OUTPUT.svg and OUTPUT.json (format 1: what is drawn, as numbers). Drawing needs matplotlib.
+Writes OUTPUT.png, OUTPUT.svg and OUTPUT.json (what is drawn, as numbers), and the numbers once more for each recipe that
+is drawn, where the next build finds them for its report. Drawing needs matplotlib.
 """
 
 from __future__ import annotations
@@ -38,7 +39,7 @@ from enginewright.template import SettingValue, parse_settings
 from enginewright_runtime.measure import Measurement, measure
 
 FLOAT = "float"
-FORMAT = 1  # of the JSON. 1: the first.
+FORMAT = 2  # of the JSON. 1: the first; 2: reference_sha256.
 
 
 @dataclass(frozen=True)
@@ -107,10 +108,14 @@ def main() -> int:
     content = {
         "format": FORMAT,
         "protocol": protocol,
+        "reference_sha256": measured.engines[FLOAT].sha256,
         "reference_ms": asdict(reference),
         "points": [asdict(result) for result in results],
     }
-    arguments.output.with_suffix(".json").write_text(json.dumps(content, indent=1) + "\n")
+    text = json.dumps(content, indent=1) + "\n"
+    arguments.output.with_suffix(".json").write_text(text)
+    for recipe in {point.recipe for point in points}:
+        project.frontier(recipe, arguments.target).write_text(text)
     try:
         files = draw([_dot(result) for result in results], reference, protocol, arguments.output)
     except ImportError:

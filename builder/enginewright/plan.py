@@ -113,6 +113,7 @@ class _Layout:
                 "golden": OutputOf(evaluated, "golden"),
                 **self.decided,
             },
+            sources=tuple(label for label in ("frontier",) if label in self.sources.files),
         )
         return self.steps
 

@@ -263,6 +263,39 @@ class Training:
 
 
 @dataclass(frozen=True)
+class FrontierPoint:
+    """One way to compress the network: `latency_ms` is the median over sessions of their p50 with its range,
+    `change` that of accuracy against float, negative where some was lost, with its interval (None: not known).
+    """
+
+    name: str
+    latency_ms: float
+    latency_range_ms: tuple[float, float]
+    change: float
+    change_interval: tuple[float, float] | None
+    int8: bool
+
+
+@dataclass(frozen=True)
+class Frontier:
+    """Ways to compress the same float network, all measured in one run of their own; `protocol` is a sentence."""
+
+    protocol: str
+    reference_ms: float
+    points: tuple[FrontierPoint, ...]
+
+    @property
+    def not_beaten(self) -> tuple[FrontierPoint, ...]:
+        """Those than which no other is both as fast and as accurate, from the fastest on."""
+        ordered = sorted(self.points, key=lambda point: (point.latency_ms, -point.change))
+        return tuple(
+            point
+            for index, point in enumerate(ordered)
+            if all(point.change > faster.change for faster in ordered[:index])
+        )
+
+
+@dataclass(frozen=True)
 class Compression:
     """What compression decided and why, as far as the recipe left something to decide."""
 
@@ -270,6 +303,7 @@ class Compression:
     blocks: BlockRemoval | None = None
     calibration: MethodChoice | None = None
     trainings: tuple[Training, ...] = ()
+    frontier: Frontier | None = None
 
 
 @dataclass(frozen=True)

@@ -14,6 +14,7 @@ from markupsafe import Markup, escape
 from enginewright import units
 from enginewright.report import accuracy, caches, cells, charts, comparison, compression, latency, layers
 from enginewright.report.data import Compression, ReportData
+from enginewright.report.frontier_chart import frontier_chart
 from enginewright.report.training_chart import training_chart
 from enginewright_runtime.budget import Verdict
 
@@ -46,7 +47,13 @@ def _environment(form: str) -> Environment:
         finalize=_for_markdown if form == "markdown" else _for_html,
     )
     environment.globals.update(
-        units=units, charts=charts, cells=cells, training_chart=training_chart, breakable=_breakable, NONE=units.NONE
+        units=units,
+        charts=charts,
+        cells=cells,
+        frontier_chart=frontier_chart,
+        training_chart=training_chart,
+        breakable=_breakable,
+        NONE=units.NONE,
     )
     return environment
 
@@ -117,6 +124,7 @@ def _compression_view(data: ReportData) -> dict[str, object]:
         "calibration_sentence": compression.calibration_sentence(found.calibration) if found.calibration else "",
         "training_rows": tuple(compression.training_row(training) for training in found.trainings),
         "folded_trainings": found.trainings[:folded],
+        "frontier_rows": compression.frontier_rows(found.frontier) if found.frontier else (),
         "open_trainings": found.trainings[folded:],
     }
 

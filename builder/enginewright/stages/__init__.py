@@ -105,7 +105,7 @@ STAGES: Mapping[str, Stage] = {
         tools=("onnx", "onnxruntime", "numpy"),
     ),
     "assign_precision": Stage(
-        1,
+        2,
         _module("assign_precision"),
         {"precision": "precision"},
         consumes={"network": ("network",), "scales": ("scales",)},
@@ -147,7 +147,7 @@ STAGES: Mapping[str, Stage] = {
         tools=("numpy", "enginewright-runtime"),
     ),
     "pack": Stage(
-        3,
+        4,
         _module("pack"),
         {"bundle": "bundle", "report_html": "report", "report_markdown": "report", "result": "result"},
         consumes={

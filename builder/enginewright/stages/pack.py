@@ -22,6 +22,7 @@ from enginewright_runtime import open as open_bundle
 from enginewright_runtime.backends import backend
 from enginewright_runtime.budget import Evidence, Finding, judge, overall
 from enginewright_runtime.bundle import read_bundle, write_bundle
+from enginewright_runtime.canonical import sha256_file
 from enginewright_runtime.errors import NotEnoughSamples
 from enginewright_runtime.golden import read_golden
 from enginewright_runtime.manifest import BuildStep, EngineEntry, Manifest
@@ -99,7 +100,18 @@ def _compression(step: RunningStep) -> CompressionArtifacts:
     )
     trained = [record.name for record in step.history if record.ingredients.stage == "recover"]
     curves = {name: _json(step, f"curve-{number}") for number, name in enumerate(trained, 1)}
-    return CompressionArtifacts(precision, blocks, scales, curves)
+    return CompressionArtifacts(precision, blocks, scales, curves, _frontier(step))
+
+
+def _frontier(step: RunningStep) -> Any:
+    """What benchmarks/frontier.py left of this float engine, or None."""
+    if "frontier" not in step.inputs:
+        return None
+    frontier = _json(step, "frontier")
+    if frontier.get("reference_sha256") != sha256_file(step.inputs["reference_engine"]):
+        step.say("the frontier in dist/ is of another float engine, so the report leaves it out")
+        return None
+    return frontier
 
 
 def _precision(table: Any) -> dict[str, Any] | None:

@@ -17,6 +17,8 @@ from enginewright.report.data import (
     Epoch,
     Evaluation,
     Fact,
+    Frontier,
+    FrontierPoint,
     Latency,
     Layer,
     LayerPrecision,
@@ -267,6 +269,22 @@ def training(step: str, *, epochs: int, start: float = 0.31, best: float = 0.968
     return Training(step, tuple(points))
 
 
+def frontier() -> Frontier:
+    """Six ways, of which two are beaten by no other; the one in float has no interval."""
+    return Frontier(
+        "6 sessions of 200 samples, batch 1, one thread, warm caches.",
+        2.06,
+        (
+            FrontierPoint("int8 alone", 0.72, (0.70, 0.75), -0.0002, (-0.0011, 0.0007), int8=True),
+            FrontierPoint("30% pruned, int8", 0.57, (0.56, 0.60), 0.0005, (-0.0012, 0.0021), int8=True),
+            FrontierPoint("50% pruned, int8", 0.43, (0.42, 0.44), -0.0023, (-0.005, 0.0004), int8=True),
+            FrontierPoint("75% pruned, int8", 0.28, (0.27, 0.30), -0.0144, (-0.018, -0.011), int8=True),
+            FrontierPoint("75% pruned, float", 0.66, (0.64, 0.71), -0.0139, None, int8=False),
+            FrontierPoint("recipe signs-max", 0.1, (0.098, 0.104), -0.0014, (-0.004, 0.0012), int8=True),
+        ),
+    )
+
+
 def method_choice(chosen: str = "mse") -> MethodChoice:
     return MethodChoice(
         chosen=chosen,
@@ -357,6 +375,7 @@ def signs() -> ReportData:
         compression=Compression(
             precision(convolutions), block_removal(blocks), method_choice(),
             (training("recover", epochs=3), training("recover-2", epochs=8, start=0.84, best=0.9713, kept=7)),
+            frontier(),
         ),
     )  # fmt: skip
 
