@@ -1,4 +1,4 @@
-"""The command line: ``enginewright-runtime verify|info|run|check|bench BUNDLE``. The only module that prints and exits."""
+"""The command line: ``enginewright-runtime verify|info|run|check|bench|watch BUNDLE``. The only module that prints and exits."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from enginewright_runtime.answer import Answer
 from enginewright_runtime.atomic import write_file
 from enginewright_runtime.backends import Array, backend
 from enginewright_runtime.bench.check import agreement_line, check, check_answer
-from enginewright_runtime.bench.latency import bench_latency
+from enginewright_runtime.bench.command import add_bench_options, run_bench
 from enginewright_runtime.bench.subject import subject
 from enginewright_runtime.budget import Finding, Verdict
 from enginewright_runtime.bundle import Bundle, read_bundle
@@ -27,13 +27,15 @@ from enginewright_runtime.exit_codes import ExitCode
 from enginewright_runtime.golden import OutputAgreement, read_golden
 from enginewright_runtime.manifest import EngineEntry
 from enginewright_runtime.npz import read_npz, write_npz
+from enginewright_runtime.option_types import positive_number
 from enginewright_runtime.session import open_bundle
+from enginewright_runtime.watch.command import add_watch_options, run_watch
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command and return its exit code."""
     options = _parser().parse_args(arguments)
-    commands = {"verify": _verify, "info": _info, "run": _run, "check": _check, "bench": _bench}
+    commands = {"verify": _verify, "info": _info, "run": _run, "check": _check, "bench": _bench, "watch": run_watch}
     try:
         answer = commands[options.command](options)
     except EnginewrightError as error:
@@ -66,26 +68,26 @@ def _parser() -> argparse.ArgumentParser:
         "info": "show what a bundle holds, and which of its engines runs here",
         "run": "run the golden inputs and compare, or run inputs of your own",
         "check": "compare the golden outputs and judge the budgets, with as many samples as that takes",
-        "bench": "measure the latency in fresh processes and judge it against the bundle's budgets",
+        "bench": "measure the latency in fresh processes and judge it against the budgets, or ask another question",
+        "watch": "run at a rate and judge the latency all the time: JSON lines, and figures for Prometheus",
     }.items():
         command = commands.add_parser(name, help=help_text, description=help_text)
         command.add_argument("bundle", type=Path, metavar="BUNDLE")
+        if name == "watch":  # which writes JSON in any case, a line for every judgement
+            command.set_defaults(json=False)
+            add_watch_options(command)
+            continue
         command.add_argument("--json", action="store_true", help="one JSON object on standard output")
         if name == "run":
             command.add_argument("--input", type=Path, metavar="X.npz", help="arrays by the inputs' names")
             command.add_argument("--output", type=Path, metavar="Y.npz", help="where to write the outputs")
         if name == "check":
-            command.add_argument("--max-seconds", type=_seconds, default=300.0, help="when to give up (%(default)g)")
-            command.add_argument("--output", type=Path, metavar="M.json", help="where to write all raw samples")
-        if name == "bench":
-            command.add_argument("--sessions", type=_positive, default=5, help="how many fresh processes (%(default)s)")
             command.add_argument(
-                "--caches",
-                choices=("warm", "evicted"),
-                default="warm",
-                help="how each inference finds the processor's caches; budgets are of warm ones (%(default)s)",
+                "--max-seconds", type=positive_number, default=300.0, help="when to give up (%(default)g)"
             )
             command.add_argument("--output", type=Path, metavar="M.json", help="where to write all raw samples")
+        if name == "bench":
+            add_bench_options(command)
     return parser
 
 
@@ -133,8 +135,7 @@ def _run(options: argparse.Namespace) -> Answer:
 
 
 def _bench(options: argparse.Namespace) -> Answer:
-    with subject(read_bundle(options.bundle)) as measured:
-        answer, raw = bench_latency(measured, sessions=options.sessions, caches=options.caches, on_progress=_progress)
+    answer, raw = run_bench(options, _progress)
     if options.output:
         _write(options.output, raw)
     return answer
@@ -211,25 +212,9 @@ def _check_progress(done: int, most: int, findings: Sequence[Finding]) -> None:
     print(f"session {done} of at most {most}{f'; open: {open_}' if open_ else ''}", file=sys.stderr)
 
 
-def _progress(done: int, sessions: int) -> None:
-    print(f"session {done} of {sessions}", file=sys.stderr)
+def _progress(what: str, done: int, total: int) -> None:
+    print(f"{what} {done} of {total}", file=sys.stderr)
 
 
 def _complain(message: str) -> None:
     print(f"enginewright-runtime: {message}", file=sys.stderr)
-
-
-def _positive(text: str) -> int:
-    if not text.isdigit() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"a whole number from 1 was expected, got {text!r}")
-    return int(text)
-
-
-def _seconds(text: str) -> float:
-    try:
-        seconds = float(text)
-    except ValueError:
-        seconds = math.nan
-    if not 0 < seconds < math.inf:
-        raise argparse.ArgumentTypeError(f"a number of seconds above 0 was expected, got {text!r}")
-    return seconds

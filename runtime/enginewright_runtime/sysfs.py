@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 
@@ -19,3 +20,9 @@ def read_number(path: Path) -> int | None:
         return int(read_text(path) or "")
     except ValueError:
         return None
+
+
+def read_resident_bytes(pid: int) -> int | None:
+    """How much memory a process has resident now; null where there is no /proc, or no such process."""
+    fields = (read_text(Path(f"/proc/{pid}/statm")) or "").split()
+    return int(fields[1]) * os.sysconf("SC_PAGE_SIZE") if len(fields) > 1 else None
