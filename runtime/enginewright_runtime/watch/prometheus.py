@@ -74,7 +74,7 @@ class _Handler(BaseHTTPRequestHandler):
     shown: Page
     timeout = _REQUEST_LIMIT_S
 
-    def do_GET(self) -> None:  # noqa: N802 (the name that http.server calls)
+    def do_GET(self) -> None:
         """Answer /metrics, and nothing else."""
         if self.path.partition("?")[0] != "/metrics":
             self.send_error(404, "only /metrics is here")

@@ -87,7 +87,7 @@ def test_several_cold_starts_are_told_by_their_middle_and_their_extremes(tiny: S
 
     def start(bundle: Path) -> Mapping[str, int]:
         scale = next(made) * 1_000_000
-        return {name: scale for name in (*PHASES, "second_run_ns", "second_load_ns")}
+        return dict.fromkeys((*PHASES, "second_run_ns", "second_load_ns"), scale)
 
     answer, _ = bench_cold_start(tiny, sessions=3, on_progress=progress([]), start=start)
     assert answer.lines[0].endswith("first answer after 10 ms (5 to 15), 3 fresh processes")
@@ -198,9 +198,7 @@ def test_the_command_asks_the_question_and_writes_the_samples(
         "enginewright_runtime.bench.command.bench_rate",
         lambda measured, **rest: bench_rate(measured, **rest, frames=20, warm_up=QUICK),
     )
-    code = cli.main(
-        ["bench", str(tiny_path), "--rate-hz", "400", "--sessions", "1", "--json", "--output", str(path)]
-    )
+    code = cli.main(["bench", str(tiny_path), "--rate-hz", "400", "--sessions", "1", "--json", "--output", str(path)])
     said = capsys.readouterr()
     assert (code, said.err) == (0, "session 0 of 1\nsession 1 of 1\n")
     assert json.loads(said.out)["arrived"] == 20

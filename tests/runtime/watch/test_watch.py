@@ -133,7 +133,7 @@ def test_prometheus_gets_quantiles_verdicts_and_sensors_with_names_escaped() -> 
     window = RollingWindow(BUDGET, RULE)
     window.add([*calls(1800), FAILED])
     page = exposition('a"b\\c\n', window.judge(12.0), Reading(temperatures_c={"gpu": 61.5}, clocks_mhz={"gpu": 1300.5}))
-    assert '# TYPE enginewright_latency_seconds summary\n' in page
+    assert "# TYPE enginewright_latency_seconds summary\n" in page
     assert 'enginewright_latency_seconds{bundle="a\\"b\\\\c\\n",quantile="0.5"} 0.001\n' in page
     assert 'quantile="0.999"' not in page  # 1800 calls do not carry it
     assert 'enginewright_budget_verdict{bundle="a\\"b\\\\c\\n",budget="latency_p99_ms",verdict="PASS"} 1\n' in page
@@ -232,9 +232,7 @@ def test_the_judge_reads_numbers_that_come_in_pieces() -> None:
 
 def test_the_command_watches_until_the_time_is_over(tiny_path: Path, tmp_path: Path) -> None:
     path = tmp_path / "w.jsonl"
-    code = cli.main(
-        ["watch", str(tiny_path), "--rate-hz", "2000", "--seconds", "0.6", "--output", str(path)]
-    )
+    code = cli.main(["watch", str(tiny_path), "--rate-hz", "2000", "--seconds", "0.6", "--output", str(path)])
     found = lines_of(path)
     assert found[-1]["calls_total"] > 0
     assert code == {"PASS": 0, "FAIL": 1, "INCONCLUSIVE": 4}[found[-1]["verdict"]]
