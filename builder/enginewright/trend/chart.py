@@ -14,7 +14,7 @@ from enginewright.units import MINUS, significant
 _TEXT = 15  # pixels from one line of text to the next
 _HEIGHT = 150
 _LEFT, _RIGHT = 0.09, 0.98  # where the first and the last point stand; left of them are the labels of the axis
-_MOST_LABELS = 10
+_MOST_LABELS = 5
 _LONGEST_LABEL = 10
 _LEAST_SPAN = 0.05  # of the middle: what moves less looks as if it moved less
 
@@ -65,7 +65,7 @@ def _mark(change: Change, x: float, number: int, top: float, bottom: float) -> l
         element("line", x1=at(x), x2=at(x), y1=row, y2=bottom, class_="limit"),
         element(
             "text",
-            f"{signed_share(change.share)} from {_short(change.label)} on",
+            signed_share(change.share),
             x=at(x),
             dx=-5 if end else 5,
             y=row + 8,

@@ -15,9 +15,10 @@ import pytest
 from tests.runtime.tiny_bundle import tiny_manifest, tiny_model
 
 from enginewright.cli import main
-from enginewright.trend.history import Figure, in_commit_order, read_history
+from enginewright.trend.chart import trend_chart
+from enginewright.trend.history import Figure, Point, in_commit_order, read_history
 from enginewright.trend.page import render_trends
-from enginewright.trend.trends import Series, series_of, trends_of
+from enginewright.trend.trends import series_of, trends_of
 from enginewright_runtime.bundle import write_bundle
 from enginewright_runtime.canonical import Json
 from enginewright_runtime.measurement import MeasuredEngine, Measurement, Protocol, SessionRecord
@@ -188,16 +189,10 @@ def test_the_command_tells_the_changes_and_writes_the_page(
 
 
 def test_a_metric_that_was_zero_grows_by_no_share() -> None:
-    points = [replace(point, figures={"accuracy": figure}) for point, figure in figures([0.0] * 6 + [0.5] * 6)]
-    series = series_of("accuracy", points)
-    assert isinstance(series, Series)
+    values = [0.0] * 6 + [0.5] * 6
+    found = measured(1.0)
+    series = series_of("accuracy", [Point("c", Path("a"), found, {"accuracy": Figure(value)}) for value in values])
+    assert series is not None
     [change] = series.changes
     assert change.to_json()["share"] is None
-    assert "changed from" in render_trends([replace(trends_of(points)[0])])
-
-
-def figures(values: list[float]) -> list[tuple[Any, Figure]]:
-    from enginewright.trend.history import Point
-
-    found = measured(1.0)
-    return [(Point(f"c{number}", Path("a"), found, {}), Figure(value)) for number, value in enumerate(values)]
+    assert ">changed</text>" in str(trend_chart(series, "Accuracy"))
