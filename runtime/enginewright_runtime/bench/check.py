@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from enginewright_runtime.answer import Answer
 from enginewright_runtime.bench.latency import finding_lines, measurement_json, measurement_lines
 from enginewright_runtime.bench.subject import Subject
 from enginewright_runtime.budget import Finding, Verdict, judge, overall
+from enginewright_runtime.canonical import Json
+from enginewright_runtime.evidence import evidence_of
 from enginewright_runtime.golden import OutputAgreement, read_golden
 from enginewright_runtime.measure import Measuring
 from enginewright_runtime.measurement import Measurement
@@ -66,8 +68,8 @@ def check(
             measuring.take_session()
             out_of_time = clock_ns() - begin >= max_seconds * 1e9
             if done in looks or out_of_time:
-                evidence = checked.evidence(measuring.measurement(), looks=len(looks))
-                findings = judge(bundle.manifest.budget, evidence)
+                evidence = evidence_of(bundle.manifest, checked.entry, measuring.measurement())
+                findings = judge(bundle.manifest.budget, replace(evidence, looks=len(looks)))
             if on_progress:
                 on_progress(done, looks[-1], findings)
             if out_of_time or (done in looks and not _more_would_help(findings)):
@@ -79,9 +81,11 @@ def check_answer(checked: Subject, found: Checked, *, max_seconds: float) -> Ans
     """The answer of the command `check`."""
     seconds = found.elapsed_ns / 1e9
     lines = [agreement_line(output) for output in found.agreements]
-    json = {} if found.measurement is None else measurement_json(checked, found.measurement, found.findings)
+    json: dict[str, Json] = {}
     if found.measurement is not None:
-        lines = [*measurement_lines(checked, found.measurement), *lines, *finding_lines(found.findings)]
+        measured = (checked.bundle, checked.entry, found.measurement)
+        json = measurement_json(*measured, found.findings)
+        lines = [*measurement_lines(*measured), *lines, *finding_lines(found.findings)]
     lines.append(f"verdict: {found.verdict.value}{_why(found, seconds, max_seconds)}")
     return Answer(
         found.verdict.exit_code,

@@ -8,9 +8,12 @@ from enginewright_runtime.answer import Answer
 from enginewright_runtime.bench.percentiles import percentile_lines, percentiles_ns
 from enginewright_runtime.bench.subject import Subject
 from enginewright_runtime.budget import Finding, judge, overall
+from enginewright_runtime.bundle import Bundle
 from enginewright_runtime.caches import Caches
 from enginewright_runtime.canonical import Json
+from enginewright_runtime.evidence import evidence_of
 from enginewright_runtime.exit_codes import ExitCode
+from enginewright_runtime.manifest import EngineEntry
 from enginewright_runtime.measure import measure
 from enginewright_runtime.measurement import Measurement, Protocol, pooled_ns
 
@@ -22,44 +25,46 @@ def bench_latency(
     measurement = measure(
         {"engine": measured.engine}, measured.inputs, sessions=sessions, caches=caches, on_progress=on_progress
     )
-    findings = (
-        judge(measured.bundle.manifest.budget, measured.evidence(measurement))
-        if measurement.protocol.caches == "warm"
-        else None
-    )
-    verdict = None if findings is None else overall(findings)
-    code = verdict.exit_code if verdict else ExitCode.OK
-    return (
-        Answer(code, measurement_json(measured, measurement, findings), _lines(measured, measurement, findings)),
-        measurement.to_bytes(),
-    )
+    bundle, entry = measured.bundle, measured.entry
+    findings = None
+    if caches == "warm":
+        findings = judge(bundle.manifest.budget, evidence_of(bundle.manifest, entry, measurement))
+    return bench_answer(bundle, entry, measurement, findings), measurement.to_bytes()
+
+
+def bench_answer(
+    bundle: Bundle, entry: EngineEntry, measurement: Measurement, findings: Sequence[Finding] | None
+) -> Answer:
+    """A measurement of one engine with its verdict; `findings` are None where it is none that budgets are judged by."""
+    lines = [*measurement_lines(bundle, entry, measurement), *finding_lines(findings or ()), _verdict_line(findings)]
+    code = ExitCode.OK if findings is None else overall(findings).exit_code
+    return Answer(code, measurement_json(bundle, entry, measurement, findings), lines)
 
 
 def measurement_json(
-    measured: Subject, measurement: Measurement, findings: Sequence[Finding] | None
+    bundle: Bundle, entry: EngineEntry, measurement: Measurement, findings: Sequence[Finding] | None
 ) -> dict[str, Json]:
-    """A measurement of one engine for --json; `findings` are None where it is none that budgets are judged by."""
+    """A measurement of one engine for --json; `findings` as for `bench_answer`."""
     pooled = pooled_ns("engine", measurement)
     return {
-        "bundle": str(measured.bundle.path),
-        "engine": measured.entry.fingerprint,
+        "bundle": str(bundle.path),
+        "engine": entry.fingerprint,
         "verdict": None if findings is None else overall(findings).value,
         "findings": [finding.to_json() for finding in findings or ()],
         "samples": len(pooled),
         "latency_ns": percentiles_ns(pooled),
         "peak_rss_bytes": measurement.peak_rss_bytes("engine"),
-        "size_bytes": measured.engine_size_bytes,
+        "size_bytes": bundle.manifest.files[entry.path].size,
         "protocol": measurement.protocol.to_json(),
         "host": measurement.host,
     }
 
 
-def measurement_lines(measured: Subject, measurement: Measurement) -> list[str]:
+def measurement_lines(bundle: Bundle, entry: EngineEntry, measurement: Measurement) -> list[str]:
     """The figures of a measurement of one engine, with its protocol beside them."""
     pooled = pooled_ns("engine", measurement)
     processes = f"{len(measurement.sessions)} fresh processes"
-    name = measured.bundle.manifest.name
-    lines = [f"{name} on {measured.entry.fingerprint}: {len(pooled)} inferences in {processes}"]
+    lines = [f"{bundle.manifest.name} on {entry.fingerprint}: {len(pooled)} inferences in {processes}"]
     lines += percentile_lines(pooled)
     protocol = measurement.protocol
     lines.append(
@@ -75,14 +80,6 @@ def measurement_lines(measured: Subject, measurement: Measurement) -> list[str]:
 def finding_lines(findings: Sequence[Finding]) -> list[str]:
     """A line for each budget."""
     return [f"{finding.verdict.value:12} {finding.sentence}" for finding in findings]
-
-
-def _lines(measured: Subject, measurement: Measurement, findings: Sequence[Finding] | None) -> list[str]:
-    return [
-        *measurement_lines(measured, measurement),
-        *finding_lines(findings or ()),
-        _verdict_line(findings),
-    ]
 
 
 def _verdict_line(findings: Sequence[Finding] | None) -> str:

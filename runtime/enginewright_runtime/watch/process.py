@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import os
 import select
+import socket
 import sys
 import time
 from array import array
 from collections.abc import Callable, Mapping
-from pathlib import Path
 
 from enginewright_runtime.budget import Verdict
 from enginewright_runtime.canonical import Json, canonical_bytes, strict_json
@@ -79,8 +79,8 @@ def main() -> int:
     page = Page()
     write = _writer(described.field("lines"))
     guard = Guard(described.field("name").text(), window, Telemetry(), write=write, page=page)
-    if described.field("port").value is not None:
-        serve(page, described.field("port").integer(least=1))
+    if described.field("socket").value is not None:
+        serve(page, socket.socket(fileno=described.field("socket").integer()))
     calls = os.dup(0)
     due = time.monotonic() + rule.every_s
     while (piece := _calls_until(calls, due)) is not None:
@@ -104,14 +104,13 @@ def _calls_until(calls: int, due: float) -> array[int] | None:
 
 
 def _writer(lines: JsonField) -> Callable[[bytes], None] | None:
+    """Each line is written at once and whole: it is there when the application or this process is killed."""
     if lines.value is None:
         return None
-    path = lines.text(longest=4096)
-    # Each line is written at once and whole: it is there when the application or this process is killed.
-    descriptor = 1 if path == "-" else os.open(Path(path), os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o666)
+    stream = open(lines.integer(), "ab", buffering=0)  # noqa: SIM115, PTH123 (a descriptor, open as long as we run)
 
     def write(line: bytes) -> None:
-        os.write(descriptor, line)
+        stream.write(line)
 
     return write
 

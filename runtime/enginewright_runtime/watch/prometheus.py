@@ -5,6 +5,7 @@ The endpoint is on the loopback interface: what it tells is nobody's business bu
 
 from __future__ import annotations
 
+import socket
 import threading
 from collections.abc import Iterable, Mapping
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -13,7 +14,6 @@ from enginewright_runtime.budget import Verdict
 from enginewright_runtime.telemetry import Reading
 from enginewright_runtime.watch.rolling import Judgement
 
-LOOPBACK = "127.0.0.1"
 _CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 _REQUEST_LIMIT_S = 5.0
 
@@ -51,13 +51,15 @@ def exposition(name: str, judgement: Judgement, reading: Reading) -> str:
     )
 
 
-def serve(page: Page, port: int) -> ThreadingHTTPServer:
-    """Serve a page at /metrics on 127.0.0.1, from a thread; `shutdown` ends it. Raises OSError where the port is taken."""
+def serve(page: Page, listening: socket.socket) -> ThreadingHTTPServer:
+    """Serve a page at /metrics to whoever connects to a listening socket, from a thread; `shutdown` ends it."""
 
     class Handler(_Handler):
         shown = page
 
-    server = ThreadingHTTPServer((LOOPBACK, port), Handler)
+    server = ThreadingHTTPServer(listening.getsockname(), Handler, bind_and_activate=False)
+    server.socket.close()
+    server.socket = listening
     server.daemon_threads = True
     threading.Thread(target=server.serve_forever, daemon=True).start()
     return server

@@ -12,6 +12,7 @@ from enginewright_runtime.canonical import Json
 from enginewright_runtime.json_field import JsonField
 
 FORMAT = 1  # of the JSON lines; 1: the first
+LOOPBACK = "127.0.0.1"
 FAILED = -1  # stands for a call that raised, in place of its nanoseconds
 _BLOCKS = 10
 

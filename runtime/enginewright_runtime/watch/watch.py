@@ -10,19 +10,22 @@ from __future__ import annotations
 
 import os
 import select
+import socket
 import subprocess
 import sys
 import threading
 import time
 from array import array
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from types import TracebackType
-from typing import TypeVar
+from typing import BinaryIO, TypeVar
 
 from enginewright_runtime.canonical import canonical_bytes
-from enginewright_runtime.watch.rolling import FAILED, WatchRule
+from enginewright_runtime.errors import MeasurementError
+from enginewright_runtime.watch.rolling import FAILED, LOOPBACK, WatchRule
 from enginewright_runtime.worker_process import python_environment
 
 _HAND_ON_NS = 500_000_000
@@ -38,8 +41,9 @@ class Watch:
     """Observes an application's calls and has them judged beside it; a context manager.
 
     `budget` is the bundle's, of which the latencies are judged. `lines` is where a JSON line goes for every judgement
-    (None: nowhere; "-": standard output), `port` where 127.0.0.1 serves Prometheus (None: nowhere). Observing never
-    raises and never waits: where the other process has died, `running` is false and the calls go on unjudged.
+    (None: nowhere; "-": standard output), `port` where 127.0.0.1 serves Prometheus (None: nowhere; 0: on a port that is
+    free, which `port` then tells). Raises MeasurementError where either cannot be had. Observing never raises and never
+    waits: where the other process has died, `running` is false and the calls go on unjudged.
     """
 
     def __init__(
@@ -55,20 +59,19 @@ class Watch:
         self._waiting: deque[int] = deque(maxlen=_MOST_WAITING)
         self._handing_on = threading.Lock()
         self._next_ns = time.perf_counter_ns() + _HAND_ON_NS
-        described = {
-            "name": name,
-            "budget": dict(budget),
-            "lines": None if lines is None else str(lines),
-            "port": port,
-            "rule": (rule or WatchRule()).to_json(),
-        }
-        self._process = subprocess.Popen(
-            [sys.executable, "-m", "enginewright_runtime.watch.process", canonical_bytes(described).decode("utf-8")],
-            stdin=subprocess.PIPE,
-            env=python_environment(),
-            # Ctrl-C goes to the whole process group: the application decides what then becomes of its watch.
-            start_new_session=True,
-        )
+        with ExitStack() as ours:  # these are the other process's, and closed here once it has them
+            file = None if lines is None else ours.enter_context(_open_lines(lines))
+            listening = None if port is None else ours.enter_context(_listen(port))
+            self.port: int | None = listening.getsockname()[1] if listening else None
+            given = [one.fileno() for one in (file, listening) if one is not None]
+            described = {
+                "name": name,
+                "budget": dict(budget),
+                "lines": file.fileno() if file else None,
+                "socket": listening.fileno() if listening else None,
+                "rule": (rule or WatchRule()).to_json(),
+            }
+            self._process = _start(canonical_bytes(described).decode("utf-8"), given)
         assert self._process.stdin is not None
         self._pipe = self._process.stdin.fileno()
         os.set_blocking(self._pipe, False)
@@ -141,3 +144,30 @@ class Watch:
             except BrokenPipeError:
                 self.running = False
                 return
+
+
+def _start(description: str, descriptors: Sequence[int]) -> subprocess.Popen[bytes]:
+    return subprocess.Popen(
+        [sys.executable, "-m", "enginewright_runtime.watch.process", description],
+        stdin=subprocess.PIPE,
+        pass_fds=descriptors,
+        env=python_environment(),
+        # Ctrl-C goes to the whole process group: the application decides what then becomes of its watch.
+        start_new_session=True,
+    )
+
+
+def _open_lines(lines: str | Path) -> BinaryIO:
+    try:
+        return os.fdopen(os.dup(1), "wb") if str(lines) == "-" else Path(lines).open("ab")
+    except OSError as error:
+        raise MeasurementError(f"{lines}: cannot be written: {error.strerror}") from None
+
+
+def _listen(port: int) -> socket.socket:
+    try:
+        return socket.create_server((LOOPBACK, port))
+    except OSError as error:
+        raise MeasurementError(
+            f"{LOOPBACK}:{port}: cannot be listened on: {error.strerror}", hint="choose another port"
+        ) from None

@@ -21,12 +21,14 @@ from tests.runtime.telemetry.device_trees import device_tree
 
 from enginewright_runtime import cli
 from enginewright_runtime.budget import Verdict
+from enginewright_runtime.errors import MeasurementError
 from enginewright_runtime.telemetry import Reading, Telemetry
 from enginewright_runtime.watch import Watch
 from enginewright_runtime.watch import process as process_module
 from enginewright_runtime.watch.process import Guard
 from enginewright_runtime.watch.prometheus import Page, exposition, serve
 from enginewright_runtime.watch.rolling import FAILED, RollingWindow, WatchRule, blocks
+from enginewright_runtime.watch.watch import _listen
 
 BUDGET = {"latency_p99_ms": 2.0, "size_mib": 1.0}
 RULE = WatchRule(every_s=10, window_s=60)
@@ -146,9 +148,9 @@ def test_prometheus_gets_quantiles_verdicts_and_sensors_with_names_escaped() -> 
 def test_the_endpoint_is_on_the_loopback_interface_and_serves_metrics_alone() -> None:
     page = Page()
     page.text = "enginewright_window_calls{} 3\n"
-    server = serve(page, 0)
+    server = serve(page, _listen(0))
     try:
-        host, port = server.server_address[:2]
+        host, port = server.socket.getsockname()
         assert host == "127.0.0.1"
         with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=10) as answer:
             assert answer.read().decode() == page.text
@@ -158,6 +160,24 @@ def test_the_endpoint_is_on_the_loopback_interface_and_serves_metrics_alone() ->
     finally:
         server.shutdown()
         server.server_close()
+
+
+def test_a_watch_serves_what_it_judged(tmp_path: Path) -> None:
+    with Watch({"latency_p50_ms": 1000.0}, name="signs", port=0, rule=WatchRule(every_s=0.1, window_s=60)) as watch:
+        deadline, page = time.monotonic() + 20, ""
+        while "enginewright_window_calls" not in page and time.monotonic() < deadline:
+            with urllib.request.urlopen(f"http://127.0.0.1:{watch.port}/metrics", timeout=10) as answer:
+                page = answer.read().decode()
+        assert 'enginewright_window_calls{bundle="signs"} 0' in page
+
+
+def test_a_place_that_cannot_be_had_is_told_at_once(tiny_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(MeasurementError, match=r"no/w\.jsonl: cannot be written: No such file or directory"):
+        Watch(BUDGET, lines="no/w.jsonl")
+    with _listen(0) as taken:
+        port = taken.getsockname()[1]
+        assert cli.main(["watch", str(tiny_path), "--port", str(port)]) == 4
+    assert f"127.0.0.1:{port}: cannot be listened on" in capsys.readouterr().err
 
 
 def lines_of(path: Path) -> list[dict[str, Any]]:
