@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import math
 
+LONGEST_S = 259_200.0  # three days
 LOWEST_HZ, HIGHEST_HZ = 1.0, 10_000.0
 
 
@@ -21,6 +22,14 @@ def positive_number(text: str) -> float:
     if not 0 < number < math.inf:
         raise argparse.ArgumentTypeError(f"a number above 0 was expected, got {text!r}")
     return number
+
+
+def duration(text: str) -> float:
+    """Seconds, up to three days."""
+    seconds = _number(text)
+    if not 0 < seconds <= LONGEST_S:
+        raise argparse.ArgumentTypeError(f"seconds above 0, up to {LONGEST_S:.0f}, were expected, got {text!r}")
+    return seconds
 
 
 def rate(text: str) -> float:

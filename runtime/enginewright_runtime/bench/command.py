@@ -17,7 +17,7 @@ from enginewright_runtime.bench.soak import bench_soak
 from enginewright_runtime.bench.subject import subject
 from enginewright_runtime.bundle import read_bundle
 from enginewright_runtime.errors import UsageError
-from enginewright_runtime.option_types import positive, positive_number, rate
+from enginewright_runtime.option_types import duration, positive, positive_number, rate
 
 SESSIONS = 5
 
@@ -44,7 +44,7 @@ def add_bench_options(command: argparse.ArgumentParser) -> None:
     command.add_argument("--cold-start", action="store_true", help="from a process's start to its first answer")
     command.add_argument(
         "--soak-seconds",
-        type=positive_number,
+        type=duration,
         metavar="S",
         help="run this long, and tell drift, temperature and clocks; with --rate-hz at that rate",
     )

@@ -18,6 +18,7 @@ from enginewright_runtime.bench.drift import Drift, drift
 from enginewright_runtime.bench.percentiles import percentile_lines, percentiles_ns
 from enginewright_runtime.bench.record import BenchRecord
 from enginewright_runtime.bench.subject import Subject
+from enginewright_runtime.bench.tasks import MOST_SAMPLES
 from enginewright_runtime.bench.workers import WARM_UP, warm_worker
 from enginewright_runtime.canonical import Json
 from enginewright_runtime.errors import NotEnoughSamples
@@ -29,29 +30,28 @@ from enginewright_runtime.telemetry.telemetry import reading_line
 from enginewright_runtime.warm_up import WarmUpRule
 from enginewright_runtime.worker_process import WorkerProcess
 
-_WINDOWS = 200  # of a long soak; of a short one there are fewer, for a window is a second at least
-_MOST_KEPT = 2_000  # samples of a window in the record
-_LEAST_WINDOW_NS = 1_000_000_000
+_WINDOWS = 200  # of a soak whose windows are not at one of their limits
+_LEAST_WINDOW_NS, _MOST_WINDOW_NS = 1_000_000_000, 300_000_000_000  # a worker answers within ten minutes
+_MOST_KEPT = 2_000  # samples of a window
 
 
 @dataclass(frozen=True)
 class Window:
-    """A window of a soak. `at_ns` is its end from the soak's beginning, `count` the inferences that ran in it."""
+    """A window of a soak. `at_ns` is its end from the soak's beginning, `count` the inferences that ran in it.
+
+    `samples_ns` has the first of them, and `median_ns` is of more than these.
+    """
 
     at_ns: int
+    median_ns: float
     samples_ns: tuple[int, ...]
     count: int
     resident_bytes: int | None
     reading: Reading
 
-    @property
-    def median_ns(self) -> float:
-        """The middle of its samples."""
-        return float(np.median(self.samples_ns))
-
     def to_json(self) -> dict[str, Json]:
         """The window as a JSON object."""
-        return {**vars(self), "samples_ns": self.samples_ns[:_MOST_KEPT], "reading": self.reading.to_json()}
+        return {**vars(self), "reading": self.reading.to_json()}
 
 
 def bench_soak(
@@ -68,6 +68,7 @@ def bench_soak(
     window_ns, count = windows_of(soak_seconds)
     with warm_worker(measured, "engine", warm_up=warm_up) as worker:
         taken: list[Window] = []
+        at_first = telemetry.read()
         begin = time.monotonic_ns()
         for done in range(count):
             on_progress(done, count)
@@ -82,16 +83,16 @@ def bench_soak(
         settings=settings,
         sessions=[{"windows": [window.to_json() for window in taken]}],
     )
-    return _answer(measured, settings, taken, telemetry), record.to_bytes()
+    return _answer(measured, settings, taken, telemetry, at_first), record.to_bytes()
 
 
 def windows_of(soak_seconds: float) -> tuple[int, int]:
     """The length of a window in nanoseconds, and how many of them a soak has.
 
-    >>> windows_of(10), windows_of(7200)
-    ((1000000000, 10), (36000000000, 200))
+    >>> windows_of(10), windows_of(7200), windows_of(86400)
+    ((1000000000, 10), (36000000000, 200), (300000000000, 288))
     """
-    window_ns = max(round(soak_seconds * 1e9 / _WINDOWS), _LEAST_WINDOW_NS)
+    window_ns = min(max(round(soak_seconds * 1e9 / _WINDOWS), _LEAST_WINDOW_NS), _MOST_WINDOW_NS)
     return window_ns, max(round(soak_seconds * 1e9 / window_ns), 1)
 
 
@@ -112,19 +113,35 @@ def _take_window(
         answer = worker.ask("window", duration_ns=window_ns)
         samples, count = answer.field("samples_ns").integers(), answer.field("count").integer()
     else:
-        frames = max(round(window_ns * rate_hz / 1e9), 1)
-        arrivals = Arrivals.from_json(worker.ask("arrivals", period_ns=round(1e9 / rate_hz), frames=frames))
-        samples = tuple(arrivals.services_ns())
+        samples = _arriving(worker, max(round(window_ns * rate_hz / 1e9), 1), round(1e9 / rate_hz))
         count = len(samples)
-    return Window(time.monotonic_ns() - begin, samples, count, read_resident_bytes(worker.pid), telemetry.read())
+    return Window(
+        time.monotonic_ns() - begin,
+        float(np.median(samples)),
+        samples[:_MOST_KEPT],
+        count,
+        read_resident_bytes(worker.pid),
+        telemetry.read(),
+    )
 
 
-def _answer(measured: Subject, settings: dict[str, Json], taken: Sequence[Window], telemetry: Telemetry) -> Answer:
+def _arriving(worker: WorkerProcess, frames: int, period_ns: int) -> tuple[int, ...]:
+    """What the inferences of so many frames took, asked for in pieces that an answer holds."""
+    samples: list[int] = []
+    for first in range(0, frames, MOST_SAMPLES):
+        piece = worker.ask("arrivals", period_ns=period_ns, frames=min(MOST_SAMPLES, frames - first))
+        samples += Arrivals.from_json(piece).services_ns()
+    return tuple(samples)
+
+
+def _answer(
+    measured: Subject, settings: dict[str, Json], taken: Sequence[Window], telemetry: Telemetry, at_first: Reading
+) -> Answer:
     pooled = [sample for window in taken for sample in window.samples_ns]
     resident = [window for window in taken if window.resident_bytes is not None]
     latency = drift_of(taken, lambda window: window.median_ns)
     memory = drift_of(resident, lambda window: float(window.resident_bytes or 0)) if resident else None
-    throttled = taken[-1].reading.throttled_since(taken[0].reading)
+    throttled = taken[-1].reading.throttled_since(at_first)
     rate = "back to back" if settings["rate_hz"] is None else f"at {settings['rate_hz']:g} Hz"
     seconds = taken[-1].at_ns / 1e9
     lines = [
@@ -134,8 +151,10 @@ def _answer(measured: Subject, settings: dict[str, Json], taken: Sequence[Window
         drift_line("latency", latency, len(taken)),
         drift_line("resident memory", memory, len(resident)),
         *_sensor_lines(taken, telemetry),
-        f"throttled: {', '.join(f'{name} {count} times' for name, count in throttled.items()) or 'never seen'}",
     ]
+    if taken[-1].reading.throttles:
+        seen = ", ".join(f"{name} {count} times" for name, count in throttled.items())
+        lines.append(f"throttled: {seen or 'never'}")
     json: dict[str, Json] = {
         **measured.identity(),
         **settings,
@@ -167,7 +186,7 @@ def drift_line(what: str, found: Drift | None, windows: int) -> str:
     'latency: no drift is certain, +0.2 % an hour (-1.0 to +1.3)'
     """
     if found is None:
-        return f"{what}: {windows} windows are too few to tell a drift"
+        return f"{what}: too few windows to tell a drift ({windows})"
     interval = f"{found.slope * 100:+.1f} % an hour ({found.low * 100:+.1f} to {found.high * 100:+.1f})"
     return f"{what}: {'it drifts,' if found.certain else 'no drift is certain,'} {interval}"
 
