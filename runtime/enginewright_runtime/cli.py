@@ -18,6 +18,7 @@ from enginewright_runtime.atomic import write_file
 from enginewright_runtime.backends import Array, backend
 from enginewright_runtime.bench.check import agreement_line, check, check_answer
 from enginewright_runtime.bench.command import add_bench_options, run_bench
+from enginewright_runtime.bench.sensors import Sensors
 from enginewright_runtime.bench.subject import subject
 from enginewright_runtime.budget import Finding, Verdict
 from enginewright_runtime.bundle import Bundle, read_bundle
@@ -143,10 +144,11 @@ def _bench(options: argparse.Namespace) -> Answer:
 
 def _check(options: argparse.Namespace) -> Answer:
     with subject(read_bundle(options.bundle)) as checked:
+        sensors = Sensors()
         found = check(checked, max_seconds=options.max_seconds, on_progress=_check_progress)
     if options.output and found.measurement:
         _write(options.output, found.measurement.to_bytes())
-    return check_answer(checked, found, max_seconds=options.max_seconds)
+    return sensors.told_in(check_answer(checked, found, max_seconds=options.max_seconds))
 
 
 def _misfit(engine: EngineEntry) -> str:

@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 
 from enginewright_runtime.answer import Answer
 from enginewright_runtime.bench.percentiles import percentile_lines, percentiles_ns
+from enginewright_runtime.bench.sensors import Sensors
 from enginewright_runtime.bench.subject import Subject
 from enginewright_runtime.budget import Finding, judge, overall
 from enginewright_runtime.bundle import Bundle
@@ -22,6 +23,7 @@ def bench_latency(
     measured: Subject, *, sessions: int, caches: Caches, on_progress: Callable[[int, int], None]
 ) -> tuple[Answer, bytes]:
     """The answer, and the measurement file with all raw samples. There is a verdict where the caches are warm."""
+    sensors = Sensors()
     measurement = measure(
         {"engine": measured.engine}, measured.inputs, sessions=sessions, caches=caches, on_progress=on_progress
     )
@@ -29,7 +31,7 @@ def bench_latency(
     findings = None
     if caches == "warm":
         findings = judge(bundle.manifest.budget, evidence_of(bundle.manifest, entry, measurement))
-    return bench_answer(bundle, entry, measurement, findings), measurement.to_bytes()
+    return sensors.told_in(bench_answer(bundle, entry, measurement, findings)), measurement.to_bytes()
 
 
 def bench_answer(
