@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
-from enginewright.trend.change_points import change_points
+from enginewright.trend.change_points import LEAST_POINTS, change_points
 from enginewright.trend.history import Figure, Point, comparable
 from enginewright_runtime.canonical import Json
 from enginewright_runtime.host import fingerprint_id
@@ -97,9 +97,7 @@ def trends_text(trends: Sequence[Trend]) -> str:
         lines.append(f"{trend.host} (host {trend.host_id[:12]}): {trend.points} measurements")
         for series in trend.series:
             last = series.figures[-1].value
-            lines.append(
-                f"  {series.metric:15} {last:.4g} at {series.labels[-1]}; {_changes_words(len(series.changes))}"
-            )
+            lines.append(f"  {series.metric:15} {last:.4g} at {series.labels[-1]}; {_changes_words(series)}")
             lines += [
                 f"    from {change.label} on: {change.before:.4g} to {change.after:.4g} ({change.share:+.1%})"
                 for change in series.changes
@@ -136,5 +134,8 @@ def _scaled(metric: str, value: float) -> float:
     return math.log(value) if metric.startswith("latency_") and value > 0 else value
 
 
-def _changes_words(count: int) -> str:
+def _changes_words(series: Series) -> str:
+    if len(series.figures) < 2 * LEAST_POINTS:
+        return f"fewer than {2 * LEAST_POINTS} measurements tell no change"
+    count = len(series.changes)
     return "no change" if not count else "1 change" if count == 1 else f"{count} changes"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+import re
 import subprocess
 from collections.abc import Mapping
 from dataclasses import replace
@@ -186,6 +187,17 @@ def test_the_command_tells_the_changes_and_writes_the_page(
     found = json.loads(capsys.readouterr().out)
     assert found["trends"][0]["series"][0]["changes"][0]["label"] == "run-10"
     assert main(["trend", str(history), "--output", str(tmp_path / "no" / "trend.html")]) == 2
+
+
+def test_a_history_that_is_too_short_is_not_called_unchanged(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for number in range(5):
+        (tmp_path / f"{number}.json").write_bytes(measured(1.0).to_bytes())
+    assert main(["trend", str(tmp_path)]) == 0
+    assert "latency_p50_ms  1 at 4; fewer than 6 measurements tell no change" in re.sub(
+        r" 0\.99\d+| 1\.00\d*", " 1", capsys.readouterr().out
+    )
 
 
 def test_a_metric_that_was_zero_grows_by_no_share() -> None:
