@@ -11,8 +11,8 @@ import numpy as np
 
 from enginewright_runtime.errors import NotEnoughSamples
 
-LEAST_POINTS = 10  # the normal approximation of Kendall's statistic is good from there on
-_MOST_POINTS = 1_000
+_STRETCHES = 12  # Kendall's statistic is close to normal from ten points on
+LEAST_POINTS = 5 * _STRETCHES
 
 
 @dataclass(frozen=True)
@@ -30,13 +30,15 @@ class Drift:
 
 
 def drift(times: Sequence[float], values: Sequence[float], *, confidence: float = 0.95) -> Drift:
-    """The median of the slopes between all pairs of points (Theil 1950), with its interval (Sen 1968).
+    """The median of the slopes between all pairs of stretches (Theil 1950), with its interval (Sen 1968).
 
-    A tenth of the points may be anything without moving it much. The interval takes the points' deviations from the
-    line as independent of each other: where the machine has slow moods of its own, it is too short. Points at equal
-    times are no pair. Raises NotEnoughSamples below LEAST_POINTS points.
+    The points, in the order of their times, are cut into twelve stretches of equal number, and each stretch counts as
+    one point, its median: neighbouring points resemble each other where a machine has moods that last, and the interval
+    takes what it is computed from as independent. Where each point keeps 70 % of the one before, 4 to 7 % of the
+    series without a drift are called one, and 35 % would be without the stretches. What is left over is at the
+    beginning, and left out. Raises NotEnoughSamples below LEAST_POINTS points.
 
-    >>> drift(range(12), [5 + 2 * time for time in range(12)])
+    >>> drift(range(60), [5 + 2 * time for time in range(60)])
     Drift(low=2.0, slope=2.0, high=2.0)
     """
     count = len(times)
@@ -44,14 +46,15 @@ def drift(times: Sequence[float], values: Sequence[float], *, confidence: float 
         raise ValueError(f"{count} times and {len(values)} values")
     if count < LEAST_POINTS:
         raise NotEnoughSamples(f"a drift needs {LEAST_POINTS} points or more, and there are {count}")
-    if count > _MOST_POINTS:
-        raise ValueError(f"{count} points, and {_MOST_POINTS} are the most")
-    first, second = np.triu_indices(count, k=1)
-    x, y = np.asarray(times, dtype=np.float64), np.asarray(values, dtype=np.float64)
-    apart = x[second] != x[first]
-    slopes = np.sort((y[second] - y[first])[apart] / (x[second] - x[first])[apart])
+    each = count // _STRETCHES
+    x, y = (
+        np.median(np.asarray(series, dtype=np.float64)[-each * _STRETCHES :].reshape(_STRETCHES, each), axis=1)
+        for series in (times, values)
+    )
+    first, second = np.triu_indices(_STRETCHES, k=1)
+    slopes = np.sort((y[second] - y[first]) / (x[second] - x[first]))
     z = NormalDist().inv_cdf(0.5 + confidence / 2)
-    spread = z * math.sqrt(count * (count - 1) * (2 * count + 5) / 18)
+    spread = z * math.sqrt(_STRETCHES * (_STRETCHES - 1) * (2 * _STRETCHES + 5) / 18)
     low = max(math.floor((len(slopes) - spread) / 2), 0)
     high = min(math.ceil((len(slopes) + spread) / 2), len(slopes) - 1)
     return Drift(float(slopes[low]), float(np.median(slopes)), float(slopes[high]))

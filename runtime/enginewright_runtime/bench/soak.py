@@ -14,7 +14,7 @@ import numpy as np
 
 from enginewright_runtime.answer import Answer
 from enginewright_runtime.bench.arrivals import Arrivals
-from enginewright_runtime.bench.drift import Drift, drift
+from enginewright_runtime.bench.drift import LEAST_POINTS, Drift, drift
 from enginewright_runtime.bench.percentiles import percentile_lines, percentiles_ns
 from enginewright_runtime.bench.record import BenchRecord
 from enginewright_runtime.bench.subject import Subject
@@ -97,11 +97,12 @@ def windows_of(soak_seconds: float) -> tuple[int, int]:
 
 
 def drift_of(taken: Sequence[Window], figure: Callable[[Window], float]) -> Drift | None:
-    """How a figure changes in an hour, as a share of its middle; None where there are too few windows to tell."""
+    """How a figure changes from the first window to the last, as a share of its middle; None for too few windows."""
     values = [figure(window) for window in taken]
     middle = float(np.median(values)) or 1.0
+    length_ns = (taken[-1].at_ns - taken[0].at_ns) or 1
     try:
-        return drift([window.at_ns / 3.6e12 for window in taken], [value / middle for value in values])
+        return drift([window.at_ns / length_ns for window in taken], [value / middle for value in values])
     except NotEnoughSamples:
         return None
 
@@ -160,8 +161,8 @@ def _answer(
         **settings,
         "inferences": sum(window.count for window in taken),
         "latency_ns": percentiles_ns(pooled),
-        "latency_drift_per_hour": _drift_json(latency),
-        "memory_drift_per_hour": _drift_json(memory),
+        "latency_drift": _drift_json(latency),
+        "memory_drift": _drift_json(memory),
         "windows": [
             {
                 "at_ns": window.at_ns,
@@ -183,11 +184,11 @@ def drift_line(what: str, found: Drift | None, windows: int) -> str:
     """A drift in words.
 
     >>> drift_line("latency", Drift(-0.01, 0.002, 0.013), 60)
-    'latency: no drift is certain, +0.2 % an hour (-1.0 to +1.3)'
+    'latency: no drift is certain, +0.2 % from the first window to the last (-1.0 to +1.3)'
     """
     if found is None:
-        return f"{what}: too few windows to tell a drift ({windows})"
-    interval = f"{found.slope * 100:+.1f} % an hour ({found.low * 100:+.1f} to {found.high * 100:+.1f})"
+        return f"{what}: too few windows to tell a drift ({windows}, and {LEAST_POINTS} are needed)"
+    interval = f"{found.slope * 100:+.1f} % from the first window to the last ({found.low * 100:+.1f} to {found.high * 100:+.1f})"
     return f"{what}: {'it drifts,' if found.certain else 'no drift is certain,'} {interval}"
 
 

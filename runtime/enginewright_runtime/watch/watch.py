@@ -92,8 +92,9 @@ class Watch:
             begin = clock_ns()
             try:
                 got = run(given)
-            except BaseException:
+            except Exception:
                 note(FAILED)
+                due(clock_ns())
                 raise
             end = clock_ns()
             note(end - begin)

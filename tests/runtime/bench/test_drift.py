@@ -14,10 +14,13 @@ def noise(count: int, seed: int) -> list[float]:
     return [float(value) for value in np.random.default_rng(seed).normal(0, 1, count)]
 
 
-def test_it_agrees_with_scipy() -> None:
-    times = [float(time) for time in range(40)]
-    values = [0.05 * time + value for time, value in zip(times, noise(40, 1), strict=True)]
-    theirs = theilslopes(values, times, alpha=0.95)
+def test_it_agrees_with_scipy_on_the_stretches() -> None:
+    times = [float(time) for time in range(120)]
+    values = [0.05 * time + value for time, value in zip(times, noise(120, 1), strict=True)]
+    stretches = [
+        [float(np.median(series[start : start + 10])) for start in range(0, 120, 10)] for series in (times, values)
+    ]
+    theirs = theilslopes(stretches[1], stretches[0], alpha=0.95)
     ours = drift(times, values)
     assert ours.slope == pytest.approx(theirs.slope)
     assert ours.low == pytest.approx(theirs.low_slope, rel=0.05)
@@ -25,24 +28,36 @@ def test_it_agrees_with_scipy() -> None:
 
 
 def test_noise_is_called_a_drift_as_seldom_as_the_confidence_says() -> None:
-    times = list(range(30))
-    certain = sum(drift(times, noise(30, seed)).certain for seed in range(300))
-    assert certain <= 30  # 15 are expected
+    certain = sum(drift(range(60), noise(60, seed)).certain for seed in range(300))
+    assert 3 <= certain <= 30  # 15 are expected
+
+
+def moods(count: int, seed: int) -> list[float]:
+    """Noise of which each value keeps 70 % of the one before."""
+    values = [0.0]
+    for step in noise(count + 20, seed):
+        values.append(0.7 * values[-1] + step)
+    return values[-count:]
+
+
+def test_a_machine_with_lasting_moods_is_seldom_called_drifting() -> None:
+    certain = sum(drift(range(100), moods(100, seed)).certain for seed in range(300))
+    assert certain <= 36  # 100 and more without the stretches
 
 
 def test_a_drift_that_stands_out_is_certain_and_wild_points_do_not_hide_it() -> None:
-    values = [0.3 * time + value for time, value in zip(range(30), noise(30, 3), strict=True)]
+    values = [0.3 * time + value for time, value in zip(range(60), noise(60, 3), strict=True)]
     values[7], values[20] = 500.0, -400.0
-    found = drift(range(30), values)
+    found = drift(range(60), values)
     assert found.certain
-    assert found.slope == pytest.approx(0.3, abs=0.06)
+    assert found.slope == pytest.approx(0.3, abs=0.03)
 
 
 def test_a_figure_that_never_changes_does_not_drift() -> None:
-    found = drift(range(20), [7.0] * 20)
+    found = drift(range(70), [7.0] * 70)
     assert (found.low, found.slope, found.high, found.certain) == (0.0, 0.0, 0.0, False)
 
 
-def test_nine_points_are_too_few() -> None:
-    with pytest.raises(NotEnoughSamples, match="a drift needs 10 points or more, and there are 9"):
-        drift(range(9), range(9))
+def test_59_points_are_too_few() -> None:
+    with pytest.raises(NotEnoughSamples, match="a drift needs 60 points or more, and there are 59"):
+        drift(range(59), range(59))

@@ -209,6 +209,16 @@ def test_calls_are_handed_on_while_the_application_runs(tmp_path: Path, monkeypa
         assert lines_of(path)[0]["calls"] >= 0
 
 
+def test_calls_that_all_fail_are_handed_on_too(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr("enginewright_runtime.watch.watch._HAND_ON_NS", 0)
+    with Watch(BUDGET, lines=tmp_path / "w.jsonl") as watch:
+        for _ in range(10):
+            with pytest.raises(ZeroDivisionError):
+                watch.observed(lambda number: 1 / number)(0)
+        assert not watch._waiting
+    assert lines_of(tmp_path / "w.jsonl")[-1]["failures_total"] == 10
+
+
 def test_a_judge_that_died_does_not_stop_the_application(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("enginewright_runtime.watch.watch._HAND_ON_NS", 0)
     watch = Watch(BUDGET)
