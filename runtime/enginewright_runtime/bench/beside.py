@@ -7,8 +7,8 @@ chunks "alone" are: what disturbs the machine for longer than a chunk disturbs b
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
 
 import numpy as np
 
@@ -16,7 +16,7 @@ from enginewright_runtime.answer import Answer
 from enginewright_runtime.bench.percentiles import percentile_lines, percentiles_ns
 from enginewright_runtime.bench.record import BenchRecord
 from enginewright_runtime.bench.subject import Subject
-from enginewright_runtime.bench.workers import WARM_UP, warm_worker
+from enginewright_runtime.bench.workers import WARM_UP, running, warm_company, warm_worker
 from enginewright_runtime.canonical import Json
 from enginewright_runtime.exit_codes import ExitCode
 from enginewright_runtime.host import conditions, fingerprint
@@ -48,10 +48,7 @@ def bench_beside(
         before = conditions()
         with ExitStack() as stack:
             worker = stack.enter_context(warm_worker(measured, "engine", warm_up=warm_up))
-            company = [
-                stack.enter_context(warm_worker(other, f"other {number}", warm_up=warm_up))
-                for number, other in enumerate(others, start=1)
-            ]
+            company = warm_company(others, stack, warm_up=warm_up)
             samples, theirs = _take_rounds(worker, company, rounds, generator)
         taken.append(samples)
         raw.append(
@@ -90,19 +87,10 @@ def _take_rounds(
     theirs: list[list[int]] = [[] for _ in company]
     for _ in range(rounds):
         for kind in generator.sample(("alone", "beside"), 2):
-            with _running(company if kind == "beside" else (), theirs):
+            with running(company if kind == "beside" else (), theirs):
                 answer = worker.ask("chunk", count=_CHUNK, drop=1)
             samples[kind] += answer.field("samples_ns").integers()
     return samples, theirs
-
-
-@contextmanager
-def _running(company: Sequence[WorkerProcess], theirs: list[list[int]]) -> Iterator[None]:
-    for other in company:
-        other.ask("load")
-    yield
-    for other, kept in zip(company, theirs, strict=False):
-        kept += other.ask("rest").field("samples_ns").integers()
 
 
 def _answer(measured: Subject, others: Sequence[Subject], taken: Sequence[Samples]) -> Answer:

@@ -39,7 +39,7 @@ def add_bench_options(command: argparse.ArgumentParser) -> None:
         type=Path,
         action="append",
         metavar="OTHER.ewb",
-        help="also while this bundle runs on the same machine; may be given several times",
+        help="also while this bundle runs on the same machine; may be given several times, and with --rate-hz",
     )
     command.add_argument("--cold-start", action="store_true", help="from a process's start to its first answer")
     command.add_argument(
@@ -61,6 +61,7 @@ def run_bench(options: argparse.Namespace, on_progress: Callable[[str, int, int]
     on_session, on_window = partial(on_progress, "session"), partial(on_progress, "window")
     with ExitStack() as stack:
         measured = stack.enter_context(subject(read_bundle(options.bundle)))
+        others = [stack.enter_context(subject(read_bundle(path))) for path in options.beside or ()]
         if question == "soak":
             return bench_soak(
                 measured, soak_seconds=options.soak_seconds, rate_hz=options.rate_hz, on_progress=on_window
@@ -70,11 +71,11 @@ def run_bench(options: argparse.Namespace, on_progress: Callable[[str, int, int]
                 measured,
                 rate_hz=options.rate_hz,
                 deadline_ms=options.deadline_ms,
+                others=others,
                 sessions=sessions,
                 on_progress=on_session,
             )
         if question == "beside":
-            others = [stack.enter_context(subject(read_bundle(path))) for path in options.beside]
             return bench_beside(measured, others, sessions=sessions, on_progress=on_session)
         if question == "cold start":
             return bench_cold_start(measured, sessions=sessions, on_progress=on_session)
@@ -84,10 +85,12 @@ def run_bench(options: argparse.Namespace, on_progress: Callable[[str, int, int]
 def _question(options: argparse.Namespace) -> str:
     given = {
         "--soak-seconds": options.soak_seconds is not None,
-        "--beside": bool(options.beside),
+        "--beside": bool(options.beside) and options.rate_hz is None,
         "--cold-start": options.cold_start,
         "--rate-hz": options.rate_hz is not None and options.soak_seconds is None,
     }
+    if options.beside and options.soak_seconds is not None:
+        raise UsageError("--beside does not go with --soak-seconds", hint="soak each of them, or use --rate-hz")
     asked = [name for name, is_given in given.items() if is_given]
     if len(asked) > 1:
         raise UsageError(f"{' and '.join(asked)} are questions of their own", hint="ask them one after the other")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 
 from enginewright_runtime.answer import Answer
@@ -10,7 +11,7 @@ from enginewright_runtime.bench.arrivals import Arrivals
 from enginewright_runtime.bench.percentiles import percentile_lines, percentiles_ns
 from enginewright_runtime.bench.record import BenchRecord
 from enginewright_runtime.bench.subject import Subject
-from enginewright_runtime.bench.workers import WARM_UP, warm_worker
+from enginewright_runtime.bench.workers import WARM_UP, running, warm_company, warm_worker
 from enginewright_runtime.canonical import Json
 from enginewright_runtime.errors import NotEnoughSamples
 from enginewright_runtime.exit_codes import ExitCode
@@ -55,12 +56,16 @@ def bench_rate(
     *,
     rate_hz: float,
     deadline_ms: float | None,
+    others: Sequence[Subject] = (),
     sessions: int,
     frames: int = FRAMES,
     warm_up: WarmUpRule = WARM_UP,
     on_progress: Callable[[int, int], None],
 ) -> tuple[Answer, bytes]:
-    """The answer and the record. Without a deadline it is the period: the answer is there before the next frame."""
+    """The answer and the record. Without a deadline it is the period: the answer is there before the next frame.
+
+    `others` run back to back beside it, each in a process of its own.
+    """
     period_ns = round(1e9 / rate_hz)
     deadline_ns = period_ns if deadline_ms is None else round(deadline_ms * 1e6)
     telemetry = Telemetry()
@@ -68,19 +73,29 @@ def bench_rate(
     raw: list[dict[str, Json]] = []
     for done in range(sessions):
         on_progress(done, sessions)
-        with warm_worker(measured, "engine", warm_up=warm_up) as worker:
+        with ExitStack() as stack:
+            worker = stack.enter_context(warm_worker(measured, "engine", warm_up=warm_up))
+            company = warm_company(others, stack, warm_up=warm_up)
+            theirs: list[list[int]] = [[] for _ in company]
             before = conditions()
-            taken.append(Arrivals.from_json(worker.ask("arrivals", period_ns=period_ns, frames=frames)))
+            with running(company, theirs):
+                taken.append(Arrivals.from_json(worker.ask("arrivals", period_ns=period_ns, frames=frames)))
         raw.append(
             {
                 **taken[-1].to_json(),
+                "others_ns": theirs,
                 "conditions_before": before,
                 "conditions_after": conditions(),
                 "reading_after": telemetry.read().to_json(),
             }
         )
     on_progress(sessions, sessions)
-    settings: dict[str, Json] = {"rate_hz": rate_hz, "deadline_ns": deadline_ns, "frames": frames}
+    settings: dict[str, Json] = {
+        "rate_hz": rate_hz,
+        "deadline_ns": deadline_ns,
+        "frames": frames,
+        "others": [other.identity() for other in others],
+    }
     record = BenchRecord(
         kind="rate",
         subject=measured.identity(),
@@ -90,9 +105,10 @@ def bench_rate(
         sessions=raw,
     )
     found = deadlines(taken, deadline_ns)
-    answer = Answer(
-        ExitCode.OK, _json(measured, settings, taken, found), _lines(measured, settings, taken, found, telemetry)
-    )
+    lines = _lines(measured, settings, taken, found, telemetry)
+    if others:
+        lines.insert(1, f"beside {', '.join(other.bundle.manifest.name for other in others)}, running back to back")
+    answer = Answer(ExitCode.OK, _json(measured, settings, taken, found), lines)
     return answer, record.to_bytes()
 
 

@@ -53,6 +53,22 @@ def test_frames_at_a_rate_are_answered_in_fresh_processes_and_all_are_kept(tiny:
     assert any("deadline 2 ms (when the next frame is due): " in line for line in answer.lines)
 
 
+def test_frames_arrive_while_others_run_beside(tiny: Subject) -> None:
+    answer, raw = bench_rate(
+        tiny,
+        rate_hz=500,
+        deadline_ms=1.0,
+        others=[tiny],
+        sessions=1,
+        frames=20,
+        warm_up=QUICK,
+        on_progress=progress([]),
+    )
+    [session] = json.loads(raw)["sessions"]
+    assert len(session["others_ns"][0]) > 20
+    assert answer.lines[1] == "beside tiny, running back to back"
+
+
 def test_an_engine_beside_others_is_timed_alone_and_in_their_company(tiny: Subject) -> None:
     answer, raw = bench_beside(tiny, [tiny, tiny], sessions=2, rounds=4, warm_up=QUICK, on_progress=progress([]))
     for session in json.loads(raw)["sessions"]:
@@ -161,6 +177,7 @@ def test_a_load_that_fails_is_told_when_it_ends_and_not_lost() -> None:
     ("options", "message"),
     [
         (["--cold-start", "--beside", "b.ewb"], "--beside and --cold-start are questions of their own"),
+        (["--soak-seconds", "5", "--beside", "b.ewb"], "--beside does not go with --soak-seconds"),
         (["--deadline-ms", "5"], "--deadline-ms goes with --rate-hz"),
         (["--soak-seconds", "5", "--sessions", "3"], "--sessions does not go with --soak-seconds"),
         (["--rate-hz", "30", "--caches", "evicted"], "--caches does not go with --rate-hz"),
