@@ -157,6 +157,20 @@ def _parser() -> argparse.ArgumentParser:
     command.add_argument("kind", choices=("recipe", "target"))
     command = add("targets", _targets, "list the targets")
     command.add_argument("--json", action="store_true", help="print one JSON object on standard output")
+    command = add("trend", _trend, "show how the figures went over commits, with every change marked")
+    command.add_argument(
+        "paths", nargs="+", type=Path, metavar="PATH", help="bundles, measurement files, or folders of them"
+    )
+    command.add_argument("--output", type=Path, metavar="TREND.html", help="write a page with the plots")
+    command.add_argument("--json", action="store_true", help="print one JSON object on standard output")
+    command = add("baseline", _baseline, "keep a bundle as a baseline under a name, or fetch it")
+    command.add_argument("action", choices=("save", "fetch"))
+    command.add_argument("name", metavar="NAME", help="such as main or release-1.2")
+    command.add_argument("bundle", type=Path, metavar="BUNDLE", help="the bundle to save, or where to put it")
+    command.add_argument(
+        "--store", metavar="ADDRESS", help="a folder, s3://bucket/folder and the like (ENGINEWRIGHT_BASELINES)"
+    )
+    command.add_argument("--json", action="store_true", help="print one JSON object on standard output")
     command = add("init", _init, "write a commented starter recipe that builds")
     command.add_argument("folder", nargs="?", default=".", type=Path, help="the project's folder (default: here)")
     command = add("doctor", _doctor, "what this host can build, run and measure, and what to install for the rest")
@@ -276,6 +290,36 @@ def _targets(arguments: argparse.Namespace) -> ExitCode:
     else:
         for item in targets:
             _say(f"{item.name:<12} {item.backend:<12} {item.summary}")
+    return ExitCode.OK
+
+
+def _trend(arguments: argparse.Namespace) -> ExitCode:
+    from enginewright.errors import UsageError
+    from enginewright.trend.history import read_history
+    from enginewright.trend.page import render_trends
+    from enginewright.trend.trends import trends_json, trends_of, trends_text
+    from enginewright_runtime.atomic import write_file
+
+    trends = trends_of(read_history(arguments.paths))
+    if arguments.output:
+        try:
+            write_file(arguments.output, render_trends(trends).encode("utf-8"))
+        except OSError as error:
+            raise UsageError(f"{arguments.output}: cannot be written: {error.strerror}") from None
+    _say(json.dumps(trends_json(trends)) if arguments.json else trends_text(trends))
+    return ExitCode.OK
+
+
+def _baseline(arguments: argparse.Namespace) -> ExitCode:
+    from enginewright import baselines
+
+    address = baselines.store_address(arguments.store)
+    act, verb = {"save": (baselines.save, "saved"), "fetch": (baselines.fetch, "fetched")}[arguments.action]
+    bundle = act(arguments.name, arguments.bundle, address)
+    if arguments.json:
+        _say(json.dumps({"name": arguments.name, "store": address, "sha256": bundle.sha256}))
+    else:
+        _say(f"{verb} {arguments.name}: {bundle.manifest.name} for {bundle.manifest.target}, sha256 {bundle.sha256}")
     return ExitCode.OK
 
 

@@ -19,6 +19,7 @@ from enginewright_runtime.errors import (
     MeasurementError,
     NoEngineFits,
     NotEnoughSamples,
+    UsageError,
 )
 
 if TYPE_CHECKING:
@@ -37,6 +38,7 @@ __all__ = [
     "NoEngineFits",
     "NotEnoughSamples",
     "Session",
+    "UsageError",
     "__version__",
     "open",
 ]

@@ -6,6 +6,7 @@
     ├── BundleError             not a bundle, cut short, or altered
     │   └── ManifestError       the bundle's manifest breaks a rule
     ├── NoEngineFits            no engine of the bundle runs on this machine
+    ├── UsageError              options that do not go together
     ├── InputError              wrong input names, shapes or dtypes
     ├── BackendMissing          the library that runs the engine is not installed
     ├── EngineError             a backend refused to compile, open or run an engine
@@ -53,6 +54,10 @@ class NoEngineFits(EnginewrightError):
     """No engine of the bundle runs on this machine; the message gives the reason for each."""
 
     exit_code = ExitCode.INCONCLUSIVE
+
+
+class UsageError(EnginewrightError):
+    """The command line asks for what does not go together."""
 
 
 class InputError(EnginewrightError):

@@ -4,14 +4,18 @@ It reads one JSON object a line from standard input and answers each with one li
 can reach that channel: before any engine's library is loaded, file descriptor 1 is pointed at standard error. It ends
 when its standard input does, so it does not outlive its parent.
 
-=======  =================================================================  ==================
-do       with                                                               answer
-=======  =================================================================  ==================
-open     engine, inputs (paths), sha256, backend, settings, evicted_bytes   size_bytes
-warm_up  what WarmUpRule has                                                what WarmUp has
-chunk    count, drop (untimed ones at the start)                            samples_ns, cpu_ns
+========  ================================================================  ==================
+do        with                                                              answer
+========  ================================================================  ==================
+open      engine, inputs (paths), sha256, backend, settings, evicted_bytes  size_bytes
+warm_up   what WarmUpRule has                                               what WarmUp has
+chunk     count, drop (untimed ones at the start)                           samples_ns, cpu_ns
+arrivals  period_ns, frames                                                 what Arrivals has
+window    duration_ns                                                       samples_ns, count
+load      (runs inferences beside, until rest)
+rest                                                                        samples_ns
 report                                                                      peak_rss_bytes
-=======  =================================================================  ==================
+========  ================================================================  ==================
 
 Where `evicted_bytes` is not 0, so many are written before each inference of a chunk. The warm-up goes without that: it
 is there for what happens once in a process, and every figure of the engine is of a process that is past it.
@@ -31,6 +35,7 @@ from pathlib import Path
 import numpy as np
 
 from enginewright_runtime.backends import Array, OpenEngine, backend
+from enginewright_runtime.bench.tasks import Tasks
 from enginewright_runtime.caches import Evictor
 from enginewright_runtime.canonical import Json, canonical_bytes, sha256_hex, strict_json
 from enginewright_runtime.errors import EnginewrightError, MeasurementError
@@ -48,10 +53,20 @@ class Worker:
         self._inputs: dict[str, Array] = {}
         self._evictor = Evictor(0)
         self._peak_before_evicting = 0
+        self._tasks = Tasks(self._time_once)
 
     def answer(self, request: JsonField) -> dict[str, Json]:
         """Do what one request asks."""
-        actions = {"open": self._open, "warm_up": self._warm_up, "chunk": self._chunk, "report": self._report}
+        actions = {
+            "open": self._open,
+            "warm_up": self._warm_up,
+            "chunk": self._chunk,
+            "arrivals": self._tasks.arrivals,
+            "window": self._tasks.window,
+            "load": self._tasks.load,
+            "rest": self._tasks.rest,
+            "report": self._report,
+        }
         name = request.field("do").text()
         if name not in actions:
             raise request.field("do").refuse(f"must be one of {', '.join(actions)}")

@@ -19,6 +19,7 @@ import pytest
 from tests.runtime.tiny_bundle import WEIGHTS, make_bundle, tiny_golden, tiny_manifest
 
 from enginewright_runtime import cli, npz
+from enginewright_runtime.bench import latency
 from enginewright_runtime.bundle import read_bundle, write_bundle
 from enginewright_runtime.exit_codes import ExitCode
 from enginewright_runtime.measure import Measurement, WarmUpRule, measure
@@ -53,7 +54,7 @@ def command(capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) 
         out, err = capfd.readouterr()
         return Ran(code, out, err)
 
-    monkeypatch.setattr(cli, "measure", lambda *args, **rest: measure(*args, **rest, rounds=35, warm_up=QUICK))
+    monkeypatch.setattr(latency, "measure", lambda *args, **rest: measure(*args, **rest, rounds=35, warm_up=QUICK))
     return run
 
 

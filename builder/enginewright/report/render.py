@@ -35,6 +35,11 @@ def render_markdown(data: ReportData) -> str:
     return _environment("markdown").get_template("report.md.j2").render(_view(data))
 
 
+def html_environment() -> Environment:
+    """What other pages than the report are rendered with."""
+    return _environment("html")
+
+
 @cache
 def _environment(form: str) -> Environment:
     environment = Environment(
