@@ -40,7 +40,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         if arguments is None:  # the process ends with this command: a second Ctrl-C must not change its exit code
             signal.signal(signal.SIGINT, signal.SIG_IGN)
-        kept = "there is no verdict" if command is _gate else "finished steps are kept, the next build goes on from there"
+        kept = (
+            "there is no verdict" if command is _gate else "finished steps are kept, the next build goes on from there"
+        )
         _tell(f"interrupted: {kept}")
         return ExitCode.INTERRUPTED
     except Exception:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import xml.etree.ElementTree as ElementTree
 from collections.abc import Sequence
 
-from enginewright.gate.result import Comparison, GateFinding, GateResult
+from enginewright.gate.result import Comparison, GateFinding, GateResult, shown
 from enginewright_runtime.budget import Verdict
 
 __all__ = ["gate_annotations", "gate_junit", "gate_markdown", "gate_text"]
@@ -37,7 +37,7 @@ def gate_markdown(result: GateResult) -> str:
         ]
         lines += [f"| {' | '.join(map(_cell, _row(finding)))} |" for finding in comparison.findings]
         lines += ["", f"{_taken(comparison)}.", ""]
-    lines += [f"> {_cell(note)}" for note in result.notes]
+    lines += [line for note in result.notes for line in (f"> {_cell(note)}", "")]
     lines += [f"{_how(result)}.", ""]
     return "\n".join(lines)
 
@@ -79,17 +79,14 @@ def gate_annotations(result: GateResult) -> list[str]:
 
 
 def _row(finding: GateFinding) -> Sequence[str]:
-    if finding.value is None or finding.low is None or finding.high is None:
+    figures, limits = (finding.value, finding.low, finding.high), finding.limits
+    if limits is None or None in figures:
         return (finding.metric, finding.sentence, "", "", "", finding.verdict.value)
-    value, interval = _share(finding.value), f"{_share(finding.low)} to {_share(finding.high)}"
-    if finding.limits is None:
-        return (finding.metric, finding.sentence, "", "", "", finding.verdict.value)
-    limits = [_share(finding.limits.fail_beyond), _share(finding.limits.pass_within)]
-    return (finding.metric, value, interval if finding.low != finding.high else "exact", *limits, finding.verdict.value)
-
-
-def _share(share: float) -> str:
-    return f"{100 * share:+.1f} %" if share < 100 else "unknown"
+    value, low, high, fail, passing = (
+        shown(finding.metric, figure or 0.0) for figure in (*figures, limits.fail_beyond, limits.pass_within)
+    )
+    interval = "exact" if finding.low == finding.high else f"{low} to {high}"
+    return (finding.metric, value, interval, fail, passing, finding.verdict.value)
 
 
 def _taken(comparison: Comparison) -> str:

@@ -11,7 +11,16 @@ from enginewright_runtime.budget import Verdict, worst
 from enginewright_runtime.canonical import Json
 from enginewright_runtime.sequential import Change, Limits
 
-__all__ = ["FORMAT", "Comparison", "GateFinding", "GateResult", "finding_of_change", "finding_of_share", "undecided"]
+__all__ = [
+    "FORMAT",
+    "Comparison",
+    "GateFinding",
+    "GateResult",
+    "finding_of_change",
+    "finding_of_share",
+    "shown",
+    "undecided",
+]
 
 FORMAT = 1  # 1: the first
 
@@ -89,8 +98,8 @@ class GateResult:
     def reason(self) -> str:
         """The reason of the first comparison that has the verdict, in one sentence."""
         decisive = next(one for one in self.comparisons if one.verdict is self.verdict)
-        where = f" against {decisive.against}" if len(self.comparisons) > 1 else ""
-        return f"{decisive.reason}{where}"
+        where = f"against {decisive.against}: " if len(self.comparisons) > 1 else ""
+        return f"{where}{decisive.reason}"
 
     def to_json(self) -> dict[str, Any]:
         """What `enginewright gate --json` prints."""
@@ -155,32 +164,28 @@ def finding_of_share(metric: str, limits: Limits, value: float, bounds: tuple[fl
     )
 
 
+def shown(metric: str, share: float) -> str:
+    """A figure of a metric as people read it.
+
+    >>> shown("centre", 0.0123), shown("tail", 0.5), shown("accuracy", 0.0012)
+    ('+1.2 %', '1.5 times', '-0.12 points')
+    """
+    if metric == "tail":
+        return f"{1 + share:.2g} times" if share < _UNBOUNDED else "any number"
+    return f"{-100 * share:+.2f} points" if metric == "accuracy" else f"{100 * share:+.1f} %"
+
+
 def _sentence(metric: str, figures: tuple[float, float, float], limits: Limits, verdict: Verdict) -> str:
     value, low, high = figures
-    written = _times if metric == "tail" else _points if metric == "accuracy" else _percent
-    if metric == "accuracy":
-        change = f"accuracy {'fell' if value > 0 else 'rose' if value < 0 else 'changed'} by {written(abs(value))}"
-    elif metric == "tail":
-        change = f"the candidate has {written(value)} the baseline's slow inferences"
-    else:
-        change = f"{_WORDS[metric]} changed by {written(value)}"
-    spread = f" ({written(low)} to {written(high) if high < _UNBOUNDED else 'any number'})" if low != high else ""
-    surely = " for sure" if low != high else ""
+    exact = low == high
+    figure = shown(metric, value) + (" the baseline's" if metric == "tail" else "")
+    spread = "" if exact else f" ({shown(metric, low)} to {shown(metric, high)})"
+    change = "slow inferences are" if metric == "tail" else f"{_WORDS.get(metric, metric)} changed by"
+    beyond, within = shown(metric, limits.fail_beyond), shown(metric, limits.pass_within)
+    surely = "" if exact else "surely "
     said = {
-        Verdict.FAIL: f"beyond {written(limits.fail_beyond)}{surely}",
-        Verdict.PASS: f"within {written(limits.pass_within)}{surely}",
-        Verdict.INCONCLUSIVE: f"neither beyond {written(limits.fail_beyond)} nor within {written(limits.pass_within)}{surely}",
+        Verdict.FAIL: f"{surely}beyond {beyond}",
+        Verdict.PASS: f"{surely}within {within}",
+        Verdict.INCONCLUSIVE: f"neither surely beyond {beyond} nor surely within {within}",
     }
-    return f"{change}{spread}, {said[verdict]}"
-
-
-def _percent(share: float) -> str:
-    return f"{100 * share:+.1f} %"
-
-
-def _points(share: float) -> str:
-    return f"{100 * share:.2f} points"
-
-
-def _times(share: float) -> str:
-    return f"{1 + share:.2g} times"
+    return f"{change} {figure}{spread}: {said[verdict]}"
