@@ -36,7 +36,7 @@ def read_trace(path: Path) -> npt.NDArray[np.int64]:
     return read_npz(path.read_bytes())["times"].astype(np.int64) * _TICK_NS
 
 
-def record(path: Path, sessions: int, burners: int) -> None:
+def record(path: Path, sessions: int, *, burners: int, bound: bool) -> None:
     """Take sessions and add them to the trace at `path`."""
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
@@ -47,7 +47,15 @@ def record(path: Path, sessions: int, burners: int) -> None:
         engines = {name: side.engine for name, side in sides.items()}
         stack.enter_context(burning(processes=burners))
         measuring = stack.enter_context(
-            Measuring(engines, sides["one"].inputs, rounds=ROUNDS, chunk=CHUNK, seed=0, warm_up=GATE_WARM_UP)
+            Measuring(
+                engines,
+                sides["one"].inputs,
+                rounds=ROUNDS,
+                chunk=CHUNK,
+                seed=0,
+                warm_up=GATE_WARM_UP,
+                same_cores=bound,
+            )
         )
         for done in range(sessions):
             taken = measuring.take_session()
@@ -67,8 +75,9 @@ def main() -> None:
     parser.add_argument("name")
     parser.add_argument("--sessions", type=int, default=40)
     parser.add_argument("--burn", type=int, default=0, help="how many processes burn a core meanwhile")
+    parser.add_argument("--unbound", action="store_true", help="let the system place the processes")
     options = parser.parse_args()
-    record(FOLDER / f"{options.name}.npz", options.sessions, options.burn)
+    record(FOLDER / f"{options.name}.npz", options.sessions, burners=options.burn, bound=not options.unbound)
 
 
 if __name__ == "__main__":

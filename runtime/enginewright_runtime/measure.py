@@ -7,7 +7,9 @@ engines alike (duet benchmarking, arXiv 2001.05811; randomized interleaving, Abe
 
 from __future__ import annotations
 
+import os
 import random
+import sys
 import tempfile
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
@@ -82,6 +84,9 @@ class Measuring:
 
     The engines' files are known by their digests from the start: one that changes between sessions is refused.
     `probe` reads the machine's conditions after each chunk, beside those that are read before and after a session.
+    With `same_cores`, all processes of a session are bound to the same cores, as many as the engine with the most
+    threads has, and the next session's to the next ones: what else runs on a core disturbs all engines alike, where
+    processes that the system places anew may sit beside a busy neighbour for a whole session, and one engine alone.
     """
 
     def __init__(
@@ -95,6 +100,7 @@ class Measuring:
         warm_up: WarmUpRule = _DEFAULT_WARM_UP,
         caches: Caches = "warm",
         probe: ConditionsProbe | None = None,
+        same_cores: bool = False,
     ) -> None:
         if not engines or min(rounds, chunk) < 1:
             raise ValueError("a session has one engine, one round and one sample a chunk at the least")
@@ -102,6 +108,7 @@ class Measuring:
         self._identities = {label: _identity(engine) for label, engine in engines.items()}
         self._inputs = {label: engine.inputs or inputs for label, engine in engines.items()}
         self._probe = probe
+        self._same_cores = same_cores
         self._rounds, self._chunk, self._seed, self._warm_up = rounds, chunk, seed, warm_up
         self._caches: Caches = caches
         self._evicted_bytes = bytes_to_evict() if caches == "evicted" else 0
@@ -125,6 +132,8 @@ class Measuring:
         """Take one more session, in processes that start and end with it."""
         with ExitStack() as stack:
             workers = {label: stack.enter_context(WorkerProcess(label)) for label in self._engines}
+            if self._same_cores:
+                self._bind(workers)
             for label, engine in self._engines.items():
                 workers[label].ask("open", **self._open_request(label, engine))
             warm_ups = {label: self._warm(worker) for label, worker in self._shuffled(workers)}
@@ -173,6 +182,17 @@ class Measuring:
             "inputs": str(self._inputs_paths[label]),
             "evicted_bytes": self._evicted_bytes,
         }
+
+    def _bind(self, workers: Mapping[str, WorkerProcess]) -> None:
+        """Before they open their engines, whose threads then inherit it. Only Linux knows how."""
+        if sys.platform != "linux":
+            return
+        cores = sorted(os.sched_getaffinity(0))
+        wanted = max(_threads(engine) for engine in self._engines.values())
+        first = len(self._sessions) * wanted
+        chosen = {cores[(first + index) % len(cores)] for index in range(min(wanted, len(cores)))}
+        for worker in workers.values():
+            os.sched_setaffinity(worker.pid, chosen)
 
     def _warm(self, worker: WorkerProcess) -> WarmUp:
         return WarmUp.from_json(worker.ask("warm_up", **self._warm_up.to_json()))

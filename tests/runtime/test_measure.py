@@ -284,6 +284,26 @@ def test_the_conditions_are_read_after_each_chunk_where_a_probe_is_given(engine:
     assert Measurement.from_bytes(measurement.to_bytes()) == measurement
 
 
+def test_all_engines_of_a_session_are_bound_to_the_same_cores_and_the_next_session_to_others(
+    engine: EngineToMeasure, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bound: list[set[int]] = []
+    monkeypatch.setattr(os, "sched_getaffinity", lambda pid: {3, 5, 8})
+    monkeypatch.setattr(os, "sched_setaffinity", lambda pid, cores: bound.append(cores))
+    two = replace(engine, settings={"threads": 2})
+    with Measuring(
+        {"a": engine, "b": two}, INPUTS, rounds=1, chunk=1, seed=0, warm_up=QUICK, same_cores=True
+    ) as measuring:
+        measuring.take_session()
+        measuring.take_session()
+    assert bound == [{3, 5}, {3, 5}, {3, 8}, {3, 8}]
+
+
+def test_engines_are_bound_only_where_it_is_asked_for(engine: EngineToMeasure, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "sched_setaffinity", lambda pid, cores: pytest.fail("bound"))
+    measure({"a": engine}, INPUTS, sessions=1, rounds=1, warm_up=QUICK)
+
+
 def test_an_engine_may_have_inputs_of_its_own(engine: EngineToMeasure) -> None:
     own = replace(engine, inputs=INPUTS)
     measure({"own": own}, {"x": np.ones((1, 5), np.float32)}, sessions=1, rounds=1, warm_up=QUICK)

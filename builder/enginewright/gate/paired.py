@@ -81,7 +81,14 @@ def measure_pairs(
     sides = {label: Side() for label in baselines}
     begin, longest, stopped = clock(), 0.0, ""
     with Measuring(
-        engines, inputs, rounds=ROUNDS, chunk=CHUNK, seed=0, warm_up=warm_up, probe=ConditionsProbe()
+        engines,
+        inputs,
+        rounds=ROUNDS,
+        chunk=CHUNK,
+        seed=0,
+        warm_up=warm_up,
+        probe=ConditionsProbe(),
+        same_cores=True,
     ) as measuring:
         while not stopped and any(side.verdict is None for side in sides.values()):
             started = clock()
