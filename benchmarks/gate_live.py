@@ -13,10 +13,7 @@ from collections import Counter
 from pathlib import Path
 
 import numpy as np
-
-sys.path.insert(0, str(Path(__file__).parents[1]))
-
-from benchmarks.gate_engines import LAYERS, burning, make_bundle
+from gate_engines import LAYERS, burning, make_bundle
 
 from enginewright.gate.progress import PlainGateWatch
 from enginewright.gate.result import GateResult

@@ -8,18 +8,13 @@ budget rule at the exact limit. A made-up inference takes 10 ms.
 from __future__ import annotations
 
 import argparse
-import sys
 from collections.abc import Sequence
-from pathlib import Path
 
 import numpy as np
-
-sys.path.insert(0, str(Path(__file__).parents[1]))
-
-from benchmarks.gate_budget import budget_table
-from benchmarks.gate_rules import asv, naive, ours, pyperf
-from benchmarks.gate_traces import FOLDER, read_trace
-from benchmarks.gate_worlds import HOSTILE, QUIET, SHARED, Machine, Trace
+from gate_budget import budget_table
+from gate_rules import asv, naive, ours, pyperf
+from gate_traces import FOLDER, read_trace
+from gate_worlds import HOSTILE, QUIET, SHARED, Machine, Trace
 
 from enginewright_runtime.budget import Verdict
 from enginewright_runtime.sequential import PROFILES
@@ -89,7 +84,7 @@ def main() -> None:
     for machine in machines():
         print("\n".join(peer_rows(machine, options.gates)), flush=True)
     print()
-    print("\n".join(budget_table(4 * options.gates)))
+    print("\n".join(budget_table(options.gates)))
 
 
 if __name__ == "__main__":

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
-from benchmarks.gate_worlds import Machine
+from gate_worlds import Machine
 
 from enginewright_runtime.budget import Verdict
 from enginewright_runtime.paired import paired_statistics

@@ -7,17 +7,13 @@ layers. A trace is the raw times, int32 in tenths of a microsecond, of shape [se
 from __future__ import annotations
 
 import argparse
-import sys
 import tempfile
 from contextlib import ExitStack
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
-
-sys.path.insert(0, str(Path(__file__).parents[1]))
-
-from benchmarks.gate_engines import LAYERS, burning, make_bundle
+from gate_engines import LAYERS, burning, make_bundle
 
 from enginewright.gate.sides import read_bundle_side
 from enginewright_runtime.measure import Measuring

@@ -12,7 +12,7 @@ from typing import Protocol, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
-from benchmarks.gate_traces import WORK
+from gate_traces import WORK
 
 from enginewright_runtime.paired import CHUNK, ROUNDS
 

@@ -135,7 +135,7 @@ STAGES: Mapping[str, Stage] = {
         tools=("numpy", "enginewright-runtime"),
     ),
     "measure": Stage(
-        2,
+        3,
         _module("measure"),
         {"measurement": "measurement", "measurement_evicted": "measurement"},
         consumes={
@@ -147,7 +147,7 @@ STAGES: Mapping[str, Stage] = {
         tools=("numpy", "enginewright-runtime"),
     ),
     "pack": Stage(
-        3,
+        4,
         _module("pack"),
         {"bundle": "bundle", "report_html": "report", "report_markdown": "report", "result": "result"},
         consumes={
