@@ -1,7 +1,7 @@
 """The command line: the only module that prints and that decides exit codes.
 
 Results go to standard output, progress and errors to standard error. Exit codes: 0 ok, 1 a budget was missed, 2 bad
-recipe, target or usage, 3 our bug, 4 inconclusive under --strict, 130 interrupted.
+recipe, target or usage, 3 our bug, 4 inconclusive (a gate, or a build under --strict), 130 interrupted.
 """
 
 from __future__ import annotations
