@@ -12,7 +12,7 @@ import random
 import sys
 import tempfile
 from collections.abc import Callable, Mapping
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -192,7 +192,8 @@ class Measuring:
         first = len(self._sessions) * wanted
         chosen = {cores[(first + index) % len(cores)] for index in range(min(wanted, len(cores)))}
         for worker in workers.values():
-            os.sched_setaffinity(worker.pid, chosen)
+            with suppress(ProcessLookupError):  # one that has died says why when it is asked
+                os.sched_setaffinity(worker.pid, chosen)
 
     def _warm(self, worker: WorkerProcess) -> WarmUp:
         return WarmUp.from_json(worker.ask("warm_up", **self._warm_up.to_json()))

@@ -20,7 +20,7 @@ from enginewright_runtime.canonical import Json
 from enginewright_runtime.errors import NotEnoughSamples
 from enginewright_runtime.stats import student_t_quantile
 
-LOOKS = (8, 12, 16, 24, 32, 40)
+LOOKS = (8, 12, 16, 20, 24, 32, 40)
 ALPHA_FAIL = 0.01  # an engine that is not slower is called FAIL with at most this probability, over all metrics
 ALPHA_PASS = 0.05  # an engine that is slower by what is allowed is called PASS with at most this probability
 _SPENDING_POWER = 1.5
@@ -74,7 +74,8 @@ class PairedSession:
 
 @dataclass(frozen=True, kw_only=True)
 class Change:
-    """What is known of one metric: how much more the candidate takes, as a share of the baseline's, with its bounds.
+    """What is known of one metric: how much more the candidate takes, as a share of the baseline's, with its bounds,
+    which end at 999.
 
     `low` is wrong with the risk of FAIL, `high` with that of PASS, over all looks. `verdict` is None as long as neither
     is decided. For the tail, the shares are of the counts of slow inferences.
@@ -206,7 +207,7 @@ def thresholds(alpha: float, looks: tuple[int, ...] = LOOKS) -> tuple[float, ...
     the new values. The part of the distribution that has crossed no threshold is carried from look to look on Gauss
     nodes. Looks are four sessions apart at the least.
 
-    >>> [round(one, 2) for one in thresholds(0.05)]
+    >>> [round(one, 2) for one in thresholds(0.05, (8, 12, 16, 24, 32, 40))]
     [3.58, 3.1, 2.78, 2.32, 2.1, 1.93]
     """
     steps = [after - before for before, after in zip((0, *looks), looks, strict=False)]

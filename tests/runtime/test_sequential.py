@@ -36,15 +36,15 @@ def sessions_of(
 def test_the_thresholds_are_those_of_the_design_or_up_to_two_percent_more(
     alpha: float, designed: tuple[float, ...]
 ) -> None:
-    """The design's come from an approximation by normal scores, which spends 5 to 7 % more than alpha."""
-    ratios = np.array(thresholds(alpha)) / designed
+    """With the design's six looks. Its own figures spend 5 to 7 % more than alpha, by the simulation below."""
+    ratios = np.array(thresholds(alpha, (8, 12, 16, 24, 32, 40))) / designed
     assert ratios.min() > 0.998
     assert ratios.max() < 1.02
 
 
 @pytest.mark.parametrize("alpha", [0.01, 0.05])
 def test_the_risk_is_spent_as_planned_where_nothing_differs(alpha: float) -> None:
-    """Student's t of one series, looked at six times; the spread of these counts is 3 % of them or less."""
+    """Student's t of one series, looked at seven times; the spread of these counts is 3 % of them or less."""
     generator, gates = np.random.default_rng(1), 20_000
     crossed, limits = np.zeros(len(LOOKS)), thresholds(alpha)
     for _ in range(10):

@@ -58,14 +58,18 @@ def run_gate(
     """Judge `candidate` against each of `against`, which are bundles or files of measurements.
 
     All bundles are measured together, so that several cost little more than one. `metrics` are of METRICS. Raises
-    BundleError where a file is no bundle, NoEngineFits where an engine does not run here, MeasurementError where a
-    process dies.
+    BundleError where a file is no bundle, NoEngineFits where latency is asked for and an engine does not run here,
+    MeasurementError where a process dies.
     """
     begin = time.monotonic()
+    to_run = "latency" in metrics
     with tempfile.TemporaryDirectory(prefix="enginewright-") as folder:
-        sides = {_label(index, len(against)): read_side(path, Path(folder)) for index, path in enumerate(against)}
+        sides = {
+            _label(index, len(against)): read_side(path, Path(folder), to_run=to_run)
+            for index, path in enumerate(against)
+        }
         job = _Job(
-            candidate=read_bundle_side(candidate, Path(folder)),
+            candidate=read_bundle_side(candidate, Path(folder), to_run=to_run),
             profile=profile,
             metrics=metrics,
             watch=watch,

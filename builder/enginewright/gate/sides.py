@@ -9,7 +9,7 @@ from pathlib import Path
 from enginewright.errors import UsageError
 from enginewright_runtime.backends import Array
 from enginewright_runtime.bundle import Bundle, read_bundle
-from enginewright_runtime.errors import MeasurementError
+from enginewright_runtime.errors import MeasurementError, NoEngineFits
 from enginewright_runtime.golden import one_sample, read_golden
 from enginewright_runtime.manifest import TensorSpec
 from enginewright_runtime.measure import EngineToMeasure
@@ -23,9 +23,10 @@ _LABELS = ("engine", "candidate")  # what the runtime's bench and this gate call
 
 @dataclass(frozen=True)
 class BundleSide:
-    """A verified bundle, and that of its engines that runs here.
+    """A verified bundle, and that of its engines that the gate is about.
 
-    `accuracy` is None where the bundle has none; `stored` is what was measured when it was built.
+    `sha256` and `size_bytes` are the engine's, `accuracy` is None where the bundle has none; `stored` is what was
+    measured when it was built.
     """
 
     path: Path
@@ -52,24 +53,26 @@ class StoredSide:
     label: str
 
 
-def read_side(path: Path, folder: Path) -> BundleSide | StoredSide:
+def read_side(path: Path, folder: Path, *, to_run: bool) -> BundleSide | StoredSide:
     """A bundle or a measurement, whichever the file is. Engines are put into `folder`, which must outlive the side.
 
     Raises BundleError or MeasurementError with what is wrong with the file; NoEngineFits and BackendMissing where the
-    bundle's engine does not run here.
+    bundle's engine is to run and does not run here.
     """
     try:
         with path.open("rb") as stream:
             is_json = stream.read(1) == b"{"
     except OSError as error:
         raise UsageError(f"{path}: cannot be read: {error.strerror}", hint="name a bundle (.ewb)") from None
-    return _stored_side(path) if is_json else read_bundle_side(path, folder)
+    return _stored_side(path) if is_json else read_bundle_side(path, folder, to_run=to_run)
 
 
-def read_bundle_side(path: Path, folder: Path) -> BundleSide:
-    """A bundle, verified, with its engine in `folder`."""
+def read_bundle_side(path: Path, folder: Path, *, to_run: bool = True) -> BundleSide:
+    """A bundle, verified, with its engine in `folder`: the one that runs here, or the first where none is `to_run`."""
     bundle = read_bundle(path)
-    entry = fitting_engine(bundle)
+    if not to_run and not bundle.manifest.engines:
+        raise NoEngineFits(f"{path}: it holds no engine yet: it is built on the device")
+    entry = fitting_engine(bundle) if to_run else bundle.manifest.engines[0]
     manifest, engine_path = bundle.manifest, folder / bundle.sha256
     engine_path.write_bytes(bundle.read(entry.path))
     inputs = one_sample(read_golden(bundle).inputs, manifest.inputs)

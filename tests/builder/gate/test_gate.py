@@ -20,7 +20,7 @@ from enginewright.gate.result import GateFinding, GateResult
 from enginewright_runtime.backends import backend
 from enginewright_runtime.budget import Verdict
 from enginewright_runtime.bundle import write_bundle
-from enginewright_runtime.errors import BundleError, MeasurementError
+from enginewright_runtime.errors import BundleError, MeasurementError, NoEngineFits
 from enginewright_runtime.manifest import EngineEntry
 from enginewright_runtime.measurement import Measurement
 
@@ -135,6 +135,15 @@ def test_a_larger_engine_fails(gate: Gate, tmp_path: Path) -> None:
     result = gate(new, old, metrics=("size",))
     assert result.verdict is Verdict.FAIL
     assert gate(old, new, metrics=("size",)).verdict is Verdict.PASS
+
+
+def test_accuracy_and_size_are_judged_where_the_engine_does_not_run(
+    gate: Gate, two: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(type(backend("onnxruntime")), "misfit", lambda self, requires: "it is for another processor")
+    assert gate(*two, metrics=("accuracy", "size")).verdict is Verdict.PASS
+    with pytest.raises(NoEngineFits, match="it is for another processor"):
+        gate(*two)
 
 
 @pytest.mark.usefixtures("steady")
