@@ -104,4 +104,6 @@ def measure_pairs(
             if open_sides and max_seconds is not None and clock() - begin + longest > max_seconds:
                 taken = min(len(side.sessions) for side in open_sides)
                 stopped = stopped or f"the time was over after {taken} of {LOOKS[-1]} sessions"
+        if any(side.verdict is Verdict.INCONCLUSIVE for side in sides.values()):
+            stopped = stopped or f"{LOOKS[-1]} sessions could not decide"
         return Pairs(sides, measuring.measurement(), stopped)

@@ -62,6 +62,7 @@ def test_a_machine_that_hides_everything_ends_inconclusive_after_forty_sessions(
     pairs = measured("baseline")
     assert pairs.sides["baseline"].verdict is Verdict.INCONCLUSIVE
     assert len(pairs.measurement.sessions) == 40
+    assert pairs.stopped == "40 sessions could not decide"
 
 
 def test_a_baseline_that_fails_ends_the_gate_against_all(made_up: type[MadeUpMeasuring]) -> None:
