@@ -126,6 +126,13 @@ def test_the_standard_profile_lets_more_pass() -> None:
     assert decide(sessions_of(0.008, 0.001)[:8], STRICT).verdict is Verdict.FAIL
 
 
+def test_against_two_baselines_it_takes_more_to_fail() -> None:
+    sessions = sessions_of(0.05, 0.02)[:8]
+    one, two = (decide(sessions, STRICT, comparisons=count).changes[0] for count in (1, 2))
+    assert two.low < one.low < one.value == two.value
+    assert two.high == one.high
+
+
 @pytest.mark.parametrize("seed", range(3))
 def test_false_alarms_and_misses_are_rarer_than_promised(seed: int) -> None:
     """Sessions of a loaded machine: a spread of 1.5 %. 100 gates a case; the benchmark takes thousands."""

@@ -25,6 +25,7 @@ class MadeUpMeasuring:
     ratios: Mapping[str, float] = {}
     spread = 0.01
     settled = True
+    taken = 0  # sessions, of all that were made
 
     def __init__(self, engines: Mapping[str, EngineToMeasure], inputs: object, **options: Any) -> None:
         self._labels = list(engines)
@@ -51,6 +52,7 @@ class MadeUpMeasuring:
             conditions_after={},
         )
         self._sessions.append(record)
+        type(self).taken += 1
         return record
 
     def measurement(self) -> Measurement:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import numpy as np
 import pytest
 from tests.builder.gate.gate_cases import DeafWatch, MadeUpMeasuring
 
@@ -12,7 +11,7 @@ from enginewright.gate import paired
 from enginewright.gate.paired import Pairs, measure_pairs
 from enginewright_runtime.budget import Verdict
 from enginewright_runtime.measure import EngineToMeasure
-from enginewright_runtime.sequential import PROFILES
+from enginewright_runtime.sequential import PROFILES, decide
 
 ENGINE = EngineToMeasure(Path("engine"), "onnxruntime", {})
 
@@ -26,10 +25,10 @@ def made_up(monkeypatch: pytest.MonkeyPatch) -> type[MadeUpMeasuring]:
 
 
 def measured(
-    *labels: str, max_seconds: float | None = None, watch: DeafWatch | None = None, step: float = 1.0
+    made_up: type[MadeUpMeasuring], *labels: str, max_seconds: float | None = None, watch: DeafWatch | None = None
 ) -> Pairs:
-    """A gate whose sessions take `step` seconds each by its clock."""
-    ticks = iter(np.arange(0, 1000, step / 3))  # the clock is looked at three times or more a session
+    """A gate whose sessions take ten seconds each by its clock."""
+    made_up.taken = 0
     return measure_pairs(
         ENGINE,
         dict.fromkeys(labels, ENGINE),
@@ -37,14 +36,14 @@ def measured(
         PROFILES["strict"],
         watch=watch or DeafWatch(),
         max_seconds=max_seconds,
-        clock=lambda: float(next(ticks)),
+        clock=lambda: 10.0 * made_up.taken,
     )
 
 
 def test_a_slower_candidate_fails_after_eight_sessions(made_up: type[MadeUpMeasuring]) -> None:
     made_up.ratios = {"candidate": 1.1}
     watch = DeafWatch()
-    pairs = measured("baseline", watch=watch)
+    pairs = measured(made_up, "baseline", watch=watch)
     assert pairs.sides["baseline"].verdict is Verdict.FAIL
     assert len(pairs.measurement.sessions) == len(watch.heard) == 8
     assert pairs.stopped == ""
@@ -52,14 +51,14 @@ def test_a_slower_candidate_fails_after_eight_sessions(made_up: type[MadeUpMeasu
 
 def test_an_equal_candidate_passes(made_up: type[MadeUpMeasuring]) -> None:
     made_up.spread = 0.002
-    pairs = measured("baseline")
+    pairs = measured(made_up, "baseline")
     assert pairs.sides["baseline"].verdict is Verdict.PASS
     assert 8 <= len(pairs.measurement.sessions) <= 40
 
 
 def test_a_machine_that_hides_everything_ends_inconclusive_after_forty_sessions(made_up: type[MadeUpMeasuring]) -> None:
     made_up.ratios, made_up.spread = {"candidate": 1.03}, 0.2
-    pairs = measured("baseline")
+    pairs = measured(made_up, "baseline")
     assert pairs.sides["baseline"].verdict is Verdict.INCONCLUSIVE
     assert len(pairs.measurement.sessions) == 40
     assert pairs.stopped == "40 sessions could not decide"
@@ -67,7 +66,7 @@ def test_a_machine_that_hides_everything_ends_inconclusive_after_forty_sessions(
 
 def test_a_baseline_that_fails_ends_the_gate_against_all(made_up: type[MadeUpMeasuring]) -> None:
     made_up.ratios = {"baseline 1": 1.0, "baseline 2": 0.9}
-    pairs = measured("baseline 1", "baseline 2")
+    pairs = measured(made_up, "baseline 1", "baseline 2")
     assert pairs.sides["baseline 2"].verdict is Verdict.FAIL
     assert pairs.sides["baseline 1"].verdict is not Verdict.FAIL
     assert len(pairs.measurement.sessions) == 8
@@ -75,30 +74,36 @@ def test_a_baseline_that_fails_ends_the_gate_against_all(made_up: type[MadeUpMea
 
 def test_a_baseline_that_is_decided_stays_so_while_the_others_go_on(made_up: type[MadeUpMeasuring]) -> None:
     made_up.ratios, made_up.spread = {"baseline 1": 1.3, "baseline 2": 0.99}, 0.012
-    pairs = measured("baseline 1", "baseline 2")
+    pairs = measured(made_up, "baseline 1", "baseline 2")
     first, second = (pairs.sides[f"baseline {number}"] for number in (1, 2))
     assert first.verdict is Verdict.PASS
     assert len(first.sessions) < len(second.sessions) == len(pairs.measurement.sessions)
 
 
 def test_no_session_begins_that_would_end_after_the_time(made_up: type[MadeUpMeasuring]) -> None:
-    pairs = measured("baseline", max_seconds=6.0)
+    pairs = measured(made_up, "baseline", max_seconds=65.0)
     assert pairs.sides["baseline"].verdict is None
-    taken = len(pairs.measurement.sessions)
-    assert 2 <= taken <= 6
-    assert pairs.stopped == f"the time was over after {taken} of 40 sessions"
+    assert len(pairs.measurement.sessions) == 6
+    assert pairs.stopped == "the time was over after 6 of 40 sessions"
+
+
+def test_the_risk_of_a_false_alarm_is_split_among_the_baselines(made_up: type[MadeUpMeasuring]) -> None:
+    pairs = measured(made_up, "baseline 1", "baseline 2", max_seconds=80.0)
+    side = pairs.sides["baseline 1"]
+    assert side.decision == decide(side.sessions, PROFILES["strict"], comparisons=2)
+    assert side.decision != decide(side.sessions, PROFILES["strict"])
 
 
 def test_a_verdict_in_the_last_second_counts(made_up: type[MadeUpMeasuring]) -> None:
     made_up.ratios = {"candidate": 1.1}
-    full = measured("baseline", max_seconds=900.0)
+    full = measured(made_up, "baseline", max_seconds=80.0)
     assert full.sides["baseline"].verdict is Verdict.FAIL
     assert full.stopped == ""
 
 
 def test_a_machine_on_which_engines_never_get_steady_is_called_unfit(made_up: type[MadeUpMeasuring]) -> None:
     made_up.settled = False
-    pairs = measured("baseline")
+    pairs = measured(made_up, "baseline")
     assert pairs.sides["baseline"].verdict is None
     assert len(pairs.measurement.sessions) == 5
     assert pairs.stopped == (
