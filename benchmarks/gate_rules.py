@@ -46,7 +46,7 @@ def naive(machine: Machine, generator: np.random.Generator, change: float) -> bo
 
 
 def pyperf(machine: Machine, generator: np.random.Generator, change: float) -> bool:
-    """FAIL where `pyperf compare_to` calls it significantly slower: 20 processes each, one program after the other,
+    """FAIL where `pyperf compare_to` calls it significantly slower than a result of another time: 20 processes each,
     three values a process, each the mean of as many inferences as take 0.1 s; Student's t-test at 95 %, two-sided.
     """
     from scipy import stats
