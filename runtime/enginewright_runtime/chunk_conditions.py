@@ -10,6 +10,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TypeAlias
 
+from enginewright_runtime.sysfs import read_number, read_text
+
 Reading: TypeAlias = "Mapping[str, int | str | None]"
 Columns: TypeAlias = "Mapping[str, tuple[int | str | None, ...]]"
 
@@ -39,24 +41,24 @@ class ConditionsProbe:
     def read(self, pid: int) -> Reading:
         """The states now, of the core that the process `pid` ran on, and how far the counters grew since the last call."""
         before, self._counters = self._counters, self._read_counters()
-        temperatures = [value for path in self._zones if (value := _number(path)) is not None]
+        temperatures = [value for path in self._zones if (value := read_number(path)) is not None]
         return {
             "clock_khz": self._clock_khz(pid),
-            "clock_limit_khz": _number(self._limit),
-            "governor": _text(self._governor),
+            "clock_limit_khz": read_number(self._limit),
+            "governor": read_text(self._governor),
             "temperature_millidegrees": max(temperatures, default=None),
             **{name: _growth(before[name], self._counters[name]) for name in GROWTHS},
         }
 
     def _clock_khz(self, pid: int) -> int | None:
-        fields = (_text(self._root / f"proc/{pid}/stat") or "").rpartition(")")[2].split()
+        fields = (read_text(self._root / f"proc/{pid}/stat") or "").rpartition(")")[2].split()
         if len(fields) <= _PROCESSOR_FIELD:
             return None
         core = fields[_PROCESSOR_FIELD]
-        return _number(self._root / f"sys/devices/system/cpu/cpu{core}/cpufreq/scaling_cur_freq")
+        return read_number(self._root / f"sys/devices/system/cpu/cpu{core}/cpufreq/scaling_cur_freq")
 
     def _read_counters(self) -> dict[str, int | None]:
-        throttles = [value for path in self._throttles if (value := _number(path)) is not None]
+        throttles = [value for path in self._throttles if (value := read_number(path)) is not None]
         return {
             "thermal_throttles": sum(throttles) if throttles else None,
             "quota_throttled_us": _found(self._root / "sys/fs/cgroup/cpu.stat", r"^throttled_usec (\d+)$"),
@@ -74,18 +76,6 @@ def _growth(before: int | None, after: int | None) -> int | None:
     return None if before is None or after is None else after - before
 
 
-def _number(path: Path) -> int | None:
-    text = _text(path)
-    return int(text) if text is not None and re.fullmatch(r"-?\d+", text) else None
-
-
 def _found(path: Path, pattern: str) -> int | None:
-    found = re.search(pattern, _text(path) or "", flags=re.MULTILINE)
+    found = re.search(pattern, read_text(path) or "", flags=re.MULTILINE)
     return int(found[1]) if found else None
-
-
-def _text(path: Path) -> str | None:
-    try:
-        return path.read_text(encoding="utf-8", errors="replace").strip()
-    except OSError:
-        return None
