@@ -167,12 +167,17 @@ def finding_of_share(metric: str, limits: Limits, value: float, bounds: tuple[fl
 def shown(metric: str, share: float) -> str:
     """A figure of a metric as people read it.
 
-    >>> shown("centre", 0.0123), shown("tail", 0.5), shown("accuracy", 0.0012)
-    ('+1.2 %', '1.5 times', '-0.12 points')
+    >>> shown("centre", 0.0123), shown("tail", 0.5), shown("accuracy", 0.0012), shown("size", -1e-6)
+    ('+1.2 %', '1.5 times', '-0.12 points', '+0.0 %')
     """
     if metric == "tail":
         return f"{1 + share:.2g} times" if share < _UNBOUNDED else "any number"
-    return f"{-100 * share:+.2f} points" if metric == "accuracy" else f"{100 * share:+.1f} %"
+    # Adding 0.0 makes a zero of the one that rounding leaves with a minus.
+    return (
+        f"{round(-100 * share, 2) + 0.0:+.2f} points"
+        if metric == "accuracy"
+        else f"{round(100 * share, 1) + 0.0:+.1f} %"
+    )
 
 
 def _sentence(metric: str, figures: tuple[float, float, float], limits: Limits, verdict: Verdict) -> str:
