@@ -1,4 +1,4 @@
-# One line a target; the logic is in the Python. TARGET=, RECIPE= and PYTHON= choose.
+# One line a target; the logic is in the Python. TARGET=, RECIPE=, BASELINE= and PYTHON= choose.
 PYTHON ?= python3
 RECIPE ?= signs
 TARGET ?= cpu
@@ -19,6 +19,9 @@ plan: .venv/ready ## show the steps, and which are reused
 why: .venv/ready ## name what changed since the last build
 	$(RUN)enginewright why $(RECIPE) --target $(TARGET) $(ARGS)
 
+gate: .venv/ready ## compare the bundle of RECIPE for TARGET with the bundle BASELINE
+	$(RUN)enginewright gate dist/$(RECIPE)-$(TARGET).ewb --against $(BASELINE) $(ARGS)
+
 doctor: .venv/ready ## what this host can build, run and measure
 	$(RUN)enginewright doctor $(ARGS)
 
@@ -37,5 +40,5 @@ check: .venv/ready ## ruff, mypy --strict and the dependency rules
 wheel: .venv/ready ## build both wheels into dist/
 	$(RUN)pip wheel --no-deps --wheel-dir dist . ./runtime
 
-.PHONY: help build plan why doctor train bench test check wheel
+.PHONY: help build plan why gate doctor train bench test check wheel
 .DEFAULT_GOAL := help

@@ -1,7 +1,7 @@
 """The command line: the only module that prints and that decides exit codes.
 
 Results go to standard output, progress and errors to standard error. Exit codes: 0 ok, 1 a budget was missed, 2 bad
-recipe, target or usage, 3 our bug, 4 inconclusive under --strict, 130 interrupted.
+recipe, target or usage, 3 our bug, 4 inconclusive (a gate, or a build under --strict), 130 interrupted.
 """
 
 from __future__ import annotations
@@ -40,7 +40,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         if arguments is None:  # the process ends with this command: a second Ctrl-C must not change its exit code
             signal.signal(signal.SIGINT, signal.SIG_IGN)
-        _tell("interrupted: finished steps are kept, the next build goes on from there")
+        kept = (
+            "there is no verdict" if command is _gate else "finished steps are kept, the next build goes on from there"
+        )
+        _tell(f"interrupted: {kept}")
         return ExitCode.INTERRUPTED
     except Exception:
         _tell(traceback.format_exc().rstrip())
@@ -151,6 +154,25 @@ def _parser() -> argparse.ArgumentParser:
             command.add_argument("--strict", action="store_true", help="end with 4 where the verdict is INCONCLUSIVE")
         if name == "why":
             command.add_argument("step", metavar="STEP", nargs="?", help="only this step")
+    command = add(
+        "gate", _gate, "judge a bundle against a baseline, side by side on this machine: PASS, FAIL or INCONCLUSIVE"
+    )
+    command.add_argument("candidate", metavar="CANDIDATE.ewb", type=Path)
+    command.add_argument(
+        "--against",
+        action="append",
+        required=True,
+        type=Path,
+        metavar="BASELINE",
+        help="a bundle, or a measurement that was taken on this host; give it again for more: the worst verdict counts",
+    )
+    command.add_argument("--profile", choices=("strict", "standard"), default="strict", help="the limits (%(default)s)")
+    command.add_argument("--metrics", type=_metrics, default=None, help="of latency,accuracy,size,memory (all)")
+    command.add_argument("--max-seconds", type=_seconds, help="INCONCLUSIVE where it would take longer to decide")
+    command.add_argument("--json", action="store_true", help="print one JSON object on standard output")
+    command.add_argument("--markdown", type=Path, metavar="FILE", help="where to write a job summary")
+    command.add_argument("--junit", type=Path, metavar="FILE", help="where to write JUnit XML")
+    command.add_argument("--output", type=Path, metavar="M.json", help="where to write all raw samples")
     command = add("gc", _gc, "remove from the store what no recipe's last build uses")
     command.add_argument("--json", action="store_true", help="print one JSON object on standard output")
     command = add("schema", _schema, "print the JSON Schema of recipes or targets, for editors")
@@ -204,6 +226,51 @@ def _build(arguments: argparse.Namespace) -> ExitCode:
     if verdict == "FAIL":
         return ExitCode.FAILED
     return ExitCode.INCONCLUSIVE if verdict == "INCONCLUSIVE" and arguments.strict else ExitCode.OK
+
+
+def _gate(arguments: argparse.Namespace) -> ExitCode:
+    from enginewright.gate.delivery import deliver
+    from enginewright.gate.outputs import gate_annotations, gate_text
+    from enginewright.gate.progress import watch_gate
+    from enginewright.gate.run import METRICS, run_gate
+
+    watching = watch_gate(sys.stderr)
+    try:
+        run = run_gate(
+            arguments.candidate,
+            arguments.against,
+            watch=watching,
+            profile=arguments.profile,
+            metrics=arguments.metrics or METRICS,
+            max_seconds=arguments.max_seconds,
+        )
+    finally:
+        watching.close()
+    deliver(run, markdown=arguments.markdown, junit=arguments.junit, output=arguments.output, environment=os.environ)
+    if os.environ.get("GITHUB_ACTIONS") == "true":
+        for line in gate_annotations(run.result):
+            _tell(line)
+    _say(json.dumps(run.result.to_json()) if arguments.json else gate_text(run.result))
+    return run.result.verdict.exit_code
+
+
+def _metrics(text: str) -> tuple[str, ...]:
+    from enginewright.gate.run import METRICS
+
+    chosen = tuple(part.strip() for part in text.split(","))
+    if unknown := [name for name in chosen if name not in METRICS]:
+        raise argparse.ArgumentTypeError(f"{unknown[0]!r} is none of {', '.join(METRICS)}")
+    return chosen
+
+
+def _seconds(text: str) -> float:
+    try:
+        seconds = float(text)
+    except ValueError:
+        seconds = 0.0
+    if not 0 < seconds < float("inf"):
+        raise argparse.ArgumentTypeError(f"a number of seconds above 0 was expected, got {text!r}")
+    return seconds
 
 
 def _plan(arguments: argparse.Namespace) -> ExitCode:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum
 from functools import partial
@@ -98,8 +98,13 @@ def judge(budget: Mapping[str, float], evidence: Evidence) -> tuple[Finding, ...
 
 def overall(findings: Sequence[Finding]) -> Verdict:
     """FAIL if any budget is missed, else INCONCLUSIVE if any is open, else PASS."""
-    verdicts = {finding.verdict for finding in findings}
-    return next((one for one in (Verdict.FAIL, Verdict.INCONCLUSIVE) if one in verdicts), Verdict.PASS)
+    return worst(finding.verdict for finding in findings)
+
+
+def worst(verdicts: Iterable[Verdict]) -> Verdict:
+    """FAIL if any is, else INCONCLUSIVE if any is, else PASS."""
+    present = set(verdicts)
+    return next((one for one in (Verdict.FAIL, Verdict.INCONCLUSIVE) if one in present), Verdict.PASS)
 
 
 def _latency(percent: float, name: str, limit: float, evidence: Evidence) -> Finding:

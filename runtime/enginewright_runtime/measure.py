@@ -7,17 +7,21 @@ engines alike (duet benchmarking, arXiv 2001.05811; randomized interleaving, Abe
 
 from __future__ import annotations
 
+import os
 import random
+import sys
 import tempfile
 from collections.abc import Callable, Mapping
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
+from typing import TypeAlias
 
 from enginewright_runtime.backends import Array
 from enginewright_runtime.caches import Caches, bytes_to_evict
 from enginewright_runtime.canonical import Json, sha256_file
+from enginewright_runtime.chunk_conditions import ConditionsProbe, Reading, columns
 from enginewright_runtime.host import conditions, fingerprint
 from enginewright_runtime.measurement import MeasuredEngine, Measurement, Protocol, SessionRecord
 from enginewright_runtime.npz import write_npz
@@ -30,14 +34,18 @@ __all__ = ["EngineToMeasure", "Measurement", "Measuring", "WarmUpRule", "measure
 DROPPED_PER_CHUNK: Mapping[Caches, int] = {"warm": 1, "evicted": 0}
 _DEFAULT_WARM_UP = WarmUpRule()
 
+# By label: the samples of all rounds, the CPU time of each round's chunk, and the conditions after it.
+_Taken: TypeAlias = "tuple[dict[str, list[int]], dict[str, list[int]], dict[str, list[Reading]]]"
+
 
 @dataclass(frozen=True)
 class EngineToMeasure:
-    """An engine's file, and how to open it."""
+    """An engine's file, and how to open it. `inputs` are its own, where it does not take those of the measurement."""
 
     path: Path
     backend: str
     settings: Mapping[str, Json]
+    inputs: Mapping[str, Array] | None = None
 
 
 def measure(
@@ -75,6 +83,10 @@ class Measuring:
     """A measurement that is being taken, session by session, for as long as its user wants more samples.
 
     The engines' files are known by their digests from the start: one that changes between sessions is refused.
+    `probe` reads the machine's conditions after each chunk, beside those that are read before and after a session.
+    With `same_cores`, all processes of a session are bound to the same cores, as many as the engine with the most
+    threads has, and the next session's to the next ones: what else runs on a core disturbs all engines alike, where
+    processes that the system places anew may sit beside a busy neighbour for a whole session, and one engine alone.
     """
 
     def __init__(
@@ -87,12 +99,16 @@ class Measuring:
         seed: int,
         warm_up: WarmUpRule = _DEFAULT_WARM_UP,
         caches: Caches = "warm",
+        probe: ConditionsProbe | None = None,
+        same_cores: bool = False,
     ) -> None:
         if not engines or min(rounds, chunk) < 1:
             raise ValueError("a session has one engine, one round and one sample a chunk at the least")
         self._engines = dict(engines)
         self._identities = {label: _identity(engine) for label, engine in engines.items()}
-        self._inputs = dict(inputs)
+        self._inputs = {label: engine.inputs or inputs for label, engine in engines.items()}
+        self._probe = probe
+        self._same_cores = same_cores
         self._rounds, self._chunk, self._seed, self._warm_up = rounds, chunk, seed, warm_up
         self._caches: Caches = caches
         self._evicted_bytes = bytes_to_evict() if caches == "evicted" else 0
@@ -102,8 +118,9 @@ class Measuring:
 
     def __enter__(self) -> Measuring:
         folder = self._folder.enter_context(tempfile.TemporaryDirectory(prefix="enginewright-"))
-        self._inputs_path = Path(folder) / "inputs.npz"
-        self._inputs_path.write_bytes(write_npz(self._inputs))
+        self._inputs_paths = {label: Path(folder) / f"{index}.npz" for index, label in enumerate(self._inputs)}
+        for label, path in self._inputs_paths.items():
+            path.write_bytes(write_npz(self._inputs[label]))
         return self
 
     def __exit__(
@@ -115,11 +132,13 @@ class Measuring:
         """Take one more session, in processes that start and end with it."""
         with ExitStack() as stack:
             workers = {label: stack.enter_context(WorkerProcess(label)) for label in self._engines}
+            if self._same_cores:
+                self._bind(workers)
             for label, engine in self._engines.items():
                 workers[label].ask("open", **self._open_request(label, engine))
             warm_ups = {label: self._warm(worker) for label, worker in self._shuffled(workers)}
             before = conditions()
-            samples, cpu = self._take_rounds(workers)
+            samples, cpu, readings = self._take_rounds(workers)
             after = conditions()
             peaks = {label: worker.ask("report").field("peak_rss_bytes").integer() for label, worker in workers.items()}
         record = SessionRecord(
@@ -129,6 +148,7 @@ class Measuring:
             peak_rss_bytes=peaks,
             conditions_before=before,
             conditions_after=after,
+            chunk_conditions={label: columns(taken) for label, taken in readings.items() if taken},
         )
         self._sessions.append(record)
         return record
@@ -159,17 +179,32 @@ class Measuring:
             "sha256": self._identities[label].sha256,
             "backend": engine.backend,
             "settings": engine.settings,
-            "inputs": str(self._inputs_path),
+            "inputs": str(self._inputs_paths[label]),
             "evicted_bytes": self._evicted_bytes,
         }
+
+    def _bind(self, workers: Mapping[str, WorkerProcess]) -> None:
+        """Before they open their engines, whose threads then inherit it. Only Linux knows how."""
+        if sys.platform != "linux":
+            return
+        cores = sorted(os.sched_getaffinity(0))
+        wanted = max(_threads(engine) for engine in self._engines.values())
+        first = len(self._sessions) * wanted
+        chosen = {cores[(first + index) % len(cores)] for index in range(min(wanted, len(cores)))}
+        for worker in workers.values():
+            with suppress(ProcessLookupError):  # one that has died says why when it is asked
+                os.sched_setaffinity(worker.pid, chosen)
 
     def _warm(self, worker: WorkerProcess) -> WarmUp:
         return WarmUp.from_json(worker.ask("warm_up", **self._warm_up.to_json()))
 
-    def _take_rounds(self, workers: Mapping[str, WorkerProcess]) -> tuple[dict[str, list[int]], dict[str, list[int]]]:
+    def _take_rounds(self, workers: Mapping[str, WorkerProcess]) -> _Taken:
         drop = DROPPED_PER_CHUNK[self._caches]
         samples: dict[str, list[int]] = {label: [] for label in workers}
         cpu: dict[str, list[int]] = {label: [] for label in workers}
+        readings: dict[str, list[Reading]] = {label: [] for label in workers}
+        if self._probe:
+            self._probe.begin()
         for _ in range(self._rounds):
             for label, worker in self._shuffled(workers):
                 answer = worker.ask("chunk", count=self._chunk, drop=drop)
@@ -178,7 +213,9 @@ class Measuring:
                     raise answer.field("samples_ns").refuse(f"must have {self._chunk} samples")
                 samples[label] += taken
                 cpu[label].append(answer.field("cpu_ns").integer())
-        return samples, cpu
+                if self._probe:
+                    readings[label].append(self._probe.read(worker.pid))
+        return samples, cpu, readings
 
     def _shuffled(self, workers: Mapping[str, WorkerProcess]) -> list[tuple[str, WorkerProcess]]:
         return self._generator.sample(list(workers.items()), len(workers))

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from dataclasses import field as dataclass_field
 
 from enginewright_runtime.caches import Caches
 from enginewright_runtime.canonical import Json, canonical_bytes, strict_json
+from enginewright_runtime.chunk_conditions import Columns
 from enginewright_runtime.errors import MeasurementError
 from enginewright_runtime.json_field import JsonField
 from enginewright_runtime.warm_up import WarmUp, WarmUpRule
 
-FORMAT = 2  # 1: the first; 2: protocol.evicted_bytes, which was 0 before
+# 1: the first; 2: protocol.evicted_bytes, which was 0 before; 3: sessions[].chunk_conditions and warm_up.steady_errors
+FORMAT = 3
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -111,6 +114,7 @@ class SessionRecord:
 
     `samples_ns` are in the order in which they were taken, one chunk a round. `cpu_ns` is the CPU time of all threads
     of a process during each chunk's samples. Evicting is in neither, and its buffer not in `peak_rss_bytes`.
+    `chunk_conditions` has what enginewright_runtime.chunk_conditions reads after each chunk, where it was asked to.
     """
 
     samples_ns: Mapping[str, tuple[int, ...]]
@@ -119,6 +123,7 @@ class SessionRecord:
     peak_rss_bytes: Mapping[str, int]
     conditions_before: Mapping[str, Json]
     conditions_after: Mapping[str, Json]
+    chunk_conditions: Mapping[str, Columns] = dataclass_field(default_factory=dict)
 
     def to_json(self) -> dict[str, Json]:
         """The session as a JSON object."""
@@ -134,7 +139,25 @@ class SessionRecord:
             peak_rss_bytes={label: peak.integer() for label, peak in field.field("peak_rss_bytes").fields().items()},
             conditions_before=field.field("conditions_before").mapping(),
             conditions_after=field.field("conditions_after").mapping(),
+            chunk_conditions=_chunk_conditions(field),
         )
+
+
+def _chunk_conditions(session: JsonField) -> dict[str, Columns]:
+    """None before format 3, and where nobody asked for them."""
+    fields = session.fields()
+    if "chunk_conditions" not in fields:
+        return {}
+    return {
+        label: {name: tuple(_reading(item) for item in column.items()) for name, column in columns.fields().items()}
+        for label, columns in fields["chunk_conditions"].fields().items()
+    }
+
+
+def _reading(item: JsonField) -> int | str | None:
+    if item.value is None:
+        return None
+    return item.text() if isinstance(item.value, str) else item.integer(least=-(1 << 63))
 
 
 @dataclass(frozen=True, kw_only=True)

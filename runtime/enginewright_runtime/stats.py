@@ -17,6 +17,7 @@ import numpy.typing as npt
 from enginewright_runtime.errors import NotEnoughSamples
 
 _CARRIED = 0.95
+_SPREAD_RISK = 0.1  # that the sessions' true spread is above the bound that is taken for it
 _TINY = 1e-300
 
 
@@ -124,8 +125,10 @@ def korn_graubard(counts_beyond: Sequence[int], samples_per_session: int, alpha:
     how few sessions that spread is known from; then the exact binomial bounds (Clopper and Pearson 1934) are taken at
     that number. Raises NotEnoughSamples below two sessions.
 
-    The level holds where sessions differ little. Where their centres differ by half of the samples' own spread, and the
-    limit is at the p99, the upper bound is too low about twice as often as `alpha` says.
+    The penalty is harder than theirs, a ratio of t quantiles: a limit at the p99 is crossed in few sessions, and where
+    sessions differ, most sets of few sessions miss the bad ones and see too little spread. So the spread is taken at
+    its upper 90 % bound. benchmarks/gate_power.py prints how often the level is kept then, and where it is not: where
+    the sessions' centres differ by half of the samples' own spread or more.
 
     >>> low, high = korn_graubard([0, 1, 0, 0, 0, 1, 0, 0], 200, 0.05)
     >>> f"{low:.4f} {high:.4f}"
@@ -140,14 +143,14 @@ def korn_graubard(counts_beyond: Sequence[int], samples_per_session: int, alpha:
         raise ValueError(f"alpha must be between 0 and 0.5, got {alpha}")
     total = sessions * each
     share = sum(counts_beyond) / total
-    effective = _effective_samples(counts_beyond, each, alpha)
+    effective = _effective_samples(counts_beyond, each)
     beyond, within = share * effective, (1 - share) * effective
     low = 0.0 if beyond == 0 else beta_quantile(alpha, beyond, within + 1)
     high = 1.0 if within == 0 else beta_quantile(1 - alpha, beyond + 1, within)
     return low, high
 
 
-def _effective_samples(counts: Sequence[int], each: int, alpha: float) -> float:
+def _effective_samples(counts: Sequence[int], each: int) -> float:
     """How many independent samples the sessions are worth for a bound."""
     sessions = len(counts)
     total = sessions * each
@@ -155,8 +158,18 @@ def _effective_samples(counts: Sequence[int], each: int, alpha: float) -> float:
     variance = float(np.var(np.asarray(counts, dtype=np.float64), ddof=1)) / (each * each * sessions)
     if variance == 0:
         return float(total)
-    penalty = (student_t_quantile(1 - alpha, total - 1) / student_t_quantile(1 - alpha, sessions - 1)) ** 2
+    penalty = _chi_square_over_degrees(_SPREAD_RISK, sessions - 1)
     return min(float(total), share * (1 - share) / variance * penalty)
+
+
+def _chi_square_over_degrees(probability: float, degrees: int) -> float:
+    """A quantile of the chi-square distribution over its degrees of freedom (Wilson and Hilferty 1931).
+
+    >>> round(_chi_square_over_degrees(0.1, 7), 3)  # exactly: 0.405
+    0.404
+    """
+    spread = 2 / (9 * degrees)
+    return max(1 - spread + NormalDist().inv_cdf(probability) * math.sqrt(spread), 0.0) ** 3
 
 
 def student_t_quantile(probability: float, degrees: float) -> float:

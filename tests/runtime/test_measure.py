@@ -22,6 +22,7 @@ from enginewright_runtime import worker, worker_process
 from enginewright_runtime.backends import backend
 from enginewright_runtime.caches import Evictor, bytes_to_evict
 from enginewright_runtime.canonical import Json, sha256_hex
+from enginewright_runtime.chunk_conditions import ConditionsProbe
 from enginewright_runtime.errors import MeasurementError
 from enginewright_runtime.host import fingerprint
 from enginewright_runtime.json_field import JsonField
@@ -215,7 +216,7 @@ def test_a_measurement_of_format_1_had_warm_caches(measured: Measurement) -> Non
 @pytest.mark.parametrize(
     ("path", "value", "message"),
     [
-        (("format",), 3, "format 3 is newer than this runtime reads"),
+        (("format",), 4, "format 4 is newer than this runtime reads"),
         (("sessions", 0, "samples_ns", "engine", 3), -1, r"samples_ns\['engine'\]\[3\] must be at least 0, got -1"),
         (("sessions", 0, "samples_ns", "engine", 3), 0.5, "must be a whole number, got 0.5"),
         (("sessions", 1, "cpu_ns"), {}, r"sessions\[1\].cpu_ns must be of engine, reference"),
@@ -271,6 +272,43 @@ def test_sessions_are_taken_for_as_long_as_they_are_wanted(engine: EngineToMeasu
         assert measuring.measurement().sessions[1] == record
         assert measuring.measurement().protocol.sessions == 2
         assert not measuring.measurement().protocol.interleaved
+
+
+def test_the_conditions_are_read_after_each_chunk_where_a_probe_is_given(engine: EngineToMeasure) -> None:
+    engines = {"a": engine, "b": engine}
+    with Measuring(engines, INPUTS, rounds=3, chunk=1, seed=0, warm_up=QUICK, probe=ConditionsProbe()) as measuring:
+        record = measuring.take_session()
+        measurement = measuring.measurement()
+    assert {len(column) for label in engines for column in record.chunk_conditions[label].values()} == {3}
+    assert all(grown is None or grown >= 0 for grown in record.chunk_conditions["a"]["steal_ticks"])
+    assert Measurement.from_bytes(measurement.to_bytes()) == measurement
+
+
+def test_all_engines_of_a_session_are_bound_to_the_same_cores_and_the_next_session_to_others(
+    engine: EngineToMeasure, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bound: list[set[int]] = []
+    monkeypatch.setattr(os, "sched_getaffinity", lambda pid: {3, 5, 8})
+    monkeypatch.setattr(os, "sched_setaffinity", lambda pid, cores: bound.append(cores))
+    two = replace(engine, settings={"threads": 2})
+    with Measuring(
+        {"a": engine, "b": two}, INPUTS, rounds=1, chunk=1, seed=0, warm_up=QUICK, same_cores=True
+    ) as measuring:
+        measuring.take_session()
+        measuring.take_session()
+    assert bound == [{3, 5}, {3, 5}, {3, 8}, {3, 8}]
+
+
+def test_engines_are_bound_only_where_it_is_asked_for(engine: EngineToMeasure, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "sched_setaffinity", lambda pid, cores: pytest.fail("bound"))
+    measure({"a": engine}, INPUTS, sessions=1, rounds=1, warm_up=QUICK)
+
+
+def test_an_engine_may_have_inputs_of_its_own(engine: EngineToMeasure) -> None:
+    own = replace(engine, inputs=INPUTS)
+    measure({"own": own}, {"x": np.ones((1, 5), np.float32)}, sessions=1, rounds=1, warm_up=QUICK)
+    with pytest.raises(MeasurementError, match="other: onnxruntime could not run"):
+        measure({"own": own, "other": engine}, {"x": np.ones((1, 5), np.float32)}, sessions=1, warm_up=QUICK)
 
 
 def test_progress_is_told_between_sessions(engine: EngineToMeasure) -> None:

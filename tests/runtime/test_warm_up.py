@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from collections.abc import Iterator
 
 from enginewright_runtime.errors import MeasurementError
@@ -33,16 +34,42 @@ def falling(first_ms: float, last_ms: float, over: int) -> Iterator[int]:
         index += 1
 
 
-def test_a_steady_engine_takes_half_a_second_and_four_windows() -> None:
+def test_a_steady_engine_takes_half_a_second() -> None:
     took = warmed(falling(1, 1, 1), WarmUpRule())
     assert took.settled
-    assert took.count == 500 + 4 * 50
-    assert took.window_medians_ns == (MS,) * 4
+    assert took.count == 500
+    assert took.window_medians_ns == (MS,) * 10
 
 
-def test_a_slow_engine_takes_a_hundred_inferences_before_its_windows() -> None:
-    took = warmed(falling(20, 20, 1), WarmUpRule())
-    assert took.count == 100 + 4 * 50
+def test_a_slow_engine_takes_four_windows_of_two_seconds_and_a_hundred_inferences() -> None:
+    assert warmed(falling(20, 20, 1), WarmUpRule()).count == 4 * 50
+    assert warmed(falling(200, 200, 1), WarmUpRule()).count == 100
+    assert warmed(falling(20, 20, 1), WarmUpRule(longest_window_ns=99 * MS)).count == 100
+
+
+def test_a_very_slow_engine_is_warm_at_the_cap_where_it_was_steady() -> None:
+    took = warmed(falling(1_000, 1_000, 1), WarmUpRule())
+    assert (took.count, took.settled) == (30, True)
+
+
+def test_on_a_noisy_machine_a_move_within_its_standard_error_counts_as_none() -> None:
+    def noisy() -> Iterator[int]:
+        generator = random.Random(3)
+        while True:
+            yield int(MS * generator.lognormvariate(0, 0.3))
+
+    deaf = warmed(noisy(), WarmUpRule(cap_ns=20_000 * MS))
+    aware = warmed(noisy(), WarmUpRule(cap_ns=20_000 * MS, steady_errors=2.0))
+    assert aware.settled
+    assert aware.elapsed_ns < 1_000 * MS < deaf.elapsed_ns
+
+
+def test_a_trend_is_waited_for_on_a_noisy_machine_too() -> None:
+    def noisy() -> Iterator[int]:
+        generator = random.Random(3)
+        yield from (int(latency * generator.lognormvariate(0, 0.05)) for latency in falling(4, 1, 2_000))
+
+    assert warmed(noisy(), WarmUpRule(steady_errors=2.0)).count > 1_500
 
 
 def test_an_engine_that_still_gets_faster_is_waited_for() -> None:

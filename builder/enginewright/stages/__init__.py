@@ -135,7 +135,7 @@ STAGES: Mapping[str, Stage] = {
         tools=("numpy", "enginewright-runtime"),
     ),
     "measure": Stage(
-        2,
+        3,
         _module("measure"),
         {"measurement": "measurement", "measurement_evicted": "measurement"},
         consumes={

@@ -1,0 +1,1 @@
+"""The gate: is a candidate bundle slower, larger or less accurate than a baseline?"""
