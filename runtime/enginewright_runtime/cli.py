@@ -1,4 +1,6 @@
-"""The command line: ``enginewright-runtime verify|info|run|bench BUNDLE``. The only module that prints and exits."""
+"""The command line: ``enginewright-runtime verify|info|run|bench BUNDLE`` and ``install|rollback|status|list --root DIR``.
+The only module that prints and exits.
+"""
 
 from __future__ import annotations
 
@@ -17,13 +19,15 @@ import numpy as np
 from enginewright_runtime import __version__
 from enginewright_runtime.atomic import write_file
 from enginewright_runtime.backends import Array, backend
-from enginewright_runtime.budget import Evidence, Finding, judge, overall
+from enginewright_runtime.budget import Finding, judge, overall
 from enginewright_runtime.bundle import Bundle, read_bundle
 from enginewright_runtime.canonical import Json, canonical_bytes
 from enginewright_runtime.errors import EnginewrightError, InputError, NotEnoughSamples
+from enginewright_runtime.evidence import evidence_of
 from enginewright_runtime.exit_codes import ExitCode
 from enginewright_runtime.golden import OutputAgreement, one_sample, read_golden
-from enginewright_runtime.manifest import EngineEntry, Manifest
+from enginewright_runtime.installation.commands import COMMANDS, HELP, add_arguments
+from enginewright_runtime.manifest import EngineEntry
 from enginewright_runtime.measure import EngineToMeasure, Measurement, measure
 from enginewright_runtime.measurement import Protocol, pooled_ns
 from enginewright_runtime.npz import read_npz, write_npz
@@ -46,6 +50,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command and return its exit code."""
     options = _parser().parse_args(arguments)
     commands = {"verify": _verify, "info": _info, "run": _run, "bench": _bench}
+    commands |= dict.fromkeys(COMMANDS, _installing)
     try:
         answer = commands[options.command](options)
     except EnginewrightError as error:
@@ -81,6 +86,7 @@ def _parser() -> argparse.ArgumentParser:
     }.items():
         command = commands.add_parser(name, help=help_text, description=help_text)
         command.add_argument("bundle", type=Path, metavar="BUNDLE")
+        command.add_argument("--key", type=Path, metavar="PUBLIC", help="the public key that must have signed it")
         command.add_argument("--json", action="store_true", help="one JSON object on standard output")
         if name == "run":
             command.add_argument("--input", type=Path, metavar="X.npz", help="arrays by the inputs' names")
@@ -94,19 +100,31 @@ def _parser() -> argparse.ArgumentParser:
                 help="how each inference finds the processor's caches; budgets are of warm ones (%(default)s)",
             )
             command.add_argument("--output", type=Path, metavar="M.json", help="where to write all raw samples")
+    for name, help_text in HELP.items():
+        add_arguments(commands.add_parser(name, help=help_text, description=help_text), name)
     return parser
 
 
+def _installing(options: argparse.Namespace) -> Answer:
+    return Answer(*COMMANDS[options.command](options, lambda step: print(step, file=sys.stderr)))
+
+
 def _verify(options: argparse.Namespace) -> Answer:
-    bundle = read_bundle(options.bundle)
+    bundle = read_bundle(options.bundle, require_key=options.key)
     size = options.bundle.stat().st_size
     found: dict[str, Json] = {"bundle": str(bundle.path), "sha256": bundle.sha256, "size_bytes": size, "verified": True}
+    found |= {"signed_by": bundle.signed_by, "signature_verified": options.key is not None}
     files = len(bundle.manifest.files)
-    return Answer(ExitCode.OK, found, [f"{bundle.path}: verified, {files} files, {size} bytes, sha256 {bundle.sha256}"])
+    lines = [f"{bundle.path}: verified, {files} files, {size} bytes, sha256 {bundle.sha256}"]
+    if options.key:
+        lines.append(f"signed by the key {bundle.signed_by}, which {options.key} is")
+    elif bundle.signed_by:
+        lines.append(f"its signature, which claims the key {bundle.signed_by}, was not checked: --key PUBLIC does that")
+    return Answer(ExitCode.OK, found, lines)
 
 
 def _info(options: argparse.Namespace) -> Answer:
-    bundle = read_bundle(options.bundle)
+    bundle = read_bundle(options.bundle, require_key=options.key)
     misfits = {engine.fingerprint: _misfit(engine) for engine in bundle.manifest.engines}
     found: dict[str, Json] = {
         "bundle": str(bundle.path),
@@ -118,7 +136,7 @@ def _info(options: argparse.Namespace) -> Answer:
 
 
 def _run(options: argparse.Namespace) -> Answer:
-    bundle = read_bundle(options.bundle)
+    bundle = read_bundle(options.bundle, require_key=options.key)
     golden = None if options.input else read_golden(bundle)
     inputs = golden.inputs if golden else _read_inputs(options.input)
     with open_bundle(bundle) as session:
@@ -141,7 +159,7 @@ def _run(options: argparse.Namespace) -> Answer:
 
 
 def _bench(options: argparse.Namespace) -> Answer:
-    bundle = read_bundle(options.bundle)
+    bundle = read_bundle(options.bundle, require_key=options.key)
     entry = fitting_engine(bundle)
     inputs = one_sample(read_golden(bundle).inputs, bundle.manifest.inputs)
     with tempfile.TemporaryDirectory(prefix="enginewright-") as folder:
@@ -155,7 +173,7 @@ def _bench(options: argparse.Namespace) -> Answer:
         _write(options.output, measurement.to_bytes())
     if options.caches == "evicted":
         return _bench_answer(bundle, entry, measurement, None)
-    findings = judge(bundle.manifest.budget, _evidence(bundle.manifest, entry, measurement))
+    findings = judge(bundle.manifest.budget, evidence_of(bundle.manifest, entry, measurement))
     return _bench_answer(bundle, entry, measurement, findings)
 
 
@@ -212,20 +230,6 @@ def _caches(protocol: Protocol) -> str:
     return f"caches evicted by {protocol.evicted_bytes / (1 << 20):.0f} MiB before each inference"
 
 
-def _evidence(manifest: Manifest, entry: EngineEntry, measurement: Measurement) -> Evidence:
-    """The latency, the size and the memory as found here; the accuracy as evaluated when the bundle was built."""
-    accuracy = manifest.accuracy
-    known = {"reference", "engine"} <= accuracy.keys()
-    bounded = {"drop_low", "drop_high"} <= accuracy.keys()
-    return Evidence(
-        sessions_ns=measurement.sessions_ns("engine"),
-        size_bytes=manifest.files[entry.path].size,
-        peak_memory_bytes=measurement.peak_rss_bytes("engine"),
-        accuracy_drop=accuracy["reference"] - accuracy["engine"] if known else None,
-        accuracy_drop_interval=(accuracy["drop_low"], accuracy["drop_high"]) if bounded else None,
-    )
-
-
 def _misfit(engine: EngineEntry) -> str:
     try:
         return backend(engine.backend).misfit(engine.requires)
@@ -236,6 +240,7 @@ def _misfit(engine: EngineEntry) -> str:
 def _info_lines(bundle: Bundle, misfits: dict[str, str]) -> list[str]:
     manifest = bundle.manifest
     rows = [("bundle", f"{manifest.name} for {manifest.target}, format {manifest.format}"), ("sha256", bundle.sha256)]
+    rows += [("sequence", str(manifest.sequence))] if manifest.sequence else []
     rows += [("input", str(spec)) for spec in manifest.inputs]
     rows += [("output", str(spec)) for spec in manifest.outputs]
     rows += [("budget", f"{name} {limit:g}") for name, limit in manifest.budget.items()]

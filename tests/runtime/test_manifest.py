@@ -45,10 +45,19 @@ def test_what_is_written_reads_back_equal() -> None:
 
 
 def test_keys_of_a_newer_writer_are_kept() -> None:
-    document = {**full_document(), "sequence": 7, "notes": {"by": ["ci"]}}
+    document = {**full_document(), "release": 7, "notes": {"by": ["ci"]}}
     manifest = parse_manifest(json.dumps(document).encode())
-    assert manifest.extra == {"sequence": 7, "notes": {"by": ["ci"]}}
+    assert manifest.extra == {"release": 7, "notes": {"by": ["ci"]}}
     assert manifest.to_json() == document
+
+
+def test_a_sequence_number_is_read_and_an_older_manifest_has_none() -> None:
+    document = full_document()
+    assert "sequence" not in document
+    assert parse_manifest(json.dumps(document).encode()).sequence == 0
+    document["sequence"] = 7
+    manifest = parse_manifest(json.dumps(document).encode())
+    assert (manifest.sequence, manifest.extra, manifest.to_json()) == (7, {}, document)
 
 
 @pytest.mark.parametrize("key", list(full_document()))
@@ -63,6 +72,9 @@ FAULTS: list[tuple[Callable[[Document], None], str]] = [
     (put("format", value=2), "format 2 is newer than this runtime reads"),
     (put("format", value=0), "format must be at least 1, got 0"),
     (put("format", value=True), "format must be a whole number, got True"),
+    (put("sequence", value=-1), "sequence must be at least 0, got -1"),
+    (put("sequence", value="7"), "sequence must be a whole number, got '7'"),
+    (put("sequence", value=1 << 63), "sequence must be at most 9223372036854775807"),
     (put("name", value="../signs"), "name must be a plain name, got '../signs'"),
     (put("name", value=None), "name must be text, got None"),
     (put("target", value="a" * 101), "target must be at most 100 characters long"),
