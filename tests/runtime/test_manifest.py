@@ -160,3 +160,34 @@ def test_any_value_anywhere_is_read_or_refused_and_never_a_crash(data: st.DataOb
 def test_any_bytes_are_refused_and_never_a_crash(data: bytes) -> None:
     with pytest.raises(ManifestError):
         parse_manifest(data)
+
+
+@given(st.data())
+@settings(max_examples=300, deadline=None)
+def test_a_manifest_with_any_of_its_bytes_changed_is_read_or_refused_and_never_a_crash(data: st.DataObject) -> None:
+    raw = json.dumps(full_document()).encode()
+    for _ in range(data.draw(st.integers(1, 4))):
+        begin = data.draw(st.integers(0, len(raw)))
+        end = data.draw(st.integers(begin, min(len(raw), begin + 20)))
+        raw = raw[:begin] + data.draw(st.one_of(st.binary(max_size=8), st.sampled_from(PIECES))) + raw[end:]
+    try:
+        manifest = parse_manifest(raw)
+    except ManifestError:
+        return
+    assert parse_manifest(manifest.to_bytes()) == manifest
+
+
+PIECES = [
+    b"NaN",
+    b"-Infinity",
+    b"1e999",
+    b"-0",
+    b"1" * 5000,
+    b'"',
+    b"\\",
+    b"\\ud800",
+    b"\xff",
+    b"[" * 100,
+    b"null",
+    b"{}",
+]
