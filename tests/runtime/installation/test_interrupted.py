@@ -1,4 +1,4 @@
-"""SIGKILL at every step and before every operation on a file, and a disk that is really full: what is current is whole."""
+"""SIGKILL at every step and around every operation on a file, and a disk that is really full: what is current is whole."""
 
 from __future__ import annotations
 
@@ -24,6 +24,7 @@ from pathlib import Path
 from tests.runtime.installation import bundles
 from enginewright_runtime.errors import EnginewrightError, InstallationError
 from enginewright_runtime.installation import Root, install, installing, read_installed, rollback
+from enginewright_runtime.installation.installed import read_kept
 
 scenario, first, second, folder = sys.argv[1], *map(Path, sys.argv[2:5])
 installing.rehearse = bundles.fails if scenario == "refuse" else bundles.passes
@@ -49,26 +50,30 @@ def act(root, on_step):
             raise
 
 
+TOUCHES = {"open", "write", "flush", "fsync", "close", "rename", "replace", "unlink", "remove", "mkdir", "scandir", "flock"}
+
+
 def killed(root, kill_at):
-    '''An installer that kills itself: at a step, or before the operation of that number. True if it got to the end.'''
+    '''An installer that kills itself: at a step, or at the operation on files of that number, counting before and after
+    each. True if it got to the end.'''
     child = os.fork()
     if child == 0:
         seen = 0
 
-        def die():
-            os.kill(os.getpid(), signal.SIGKILL)
-
-        def hook(event, arguments):
+        def watch(frame, event, function):
             nonlocal seen
-            about = [str(argument) for argument in arguments if isinstance(argument, (str, Path))]
-            if (event == "open" or event.startswith(("os.", "fcntl."))) and any(str(root) in one for one in about):
+            if event in ("c_call", "c_return") and function.__name__ in TOUCHES:
                 seen += 1
                 if seen == kill_at:
-                    die()
+                    os.kill(os.getpid(), signal.SIGKILL)
 
-        if isinstance(kill_at, int):
-            sys.addaudithook(hook)
-        act(root, lambda step: die() if step == kill_at else None)
+        def on_step(step):
+            if step == kill_at:
+                os.kill(os.getpid(), signal.SIGKILL)
+            if step == "clean" and isinstance(kill_at, int):  # before it, nothing is written but the lock
+                sys.setprofile(watch)
+
+        act(root, on_step)
         os._exit(0)
     status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
     assert status in (0, -signal.SIGKILL), status
@@ -76,9 +81,11 @@ def killed(root, kill_at):
 
 
 def whole(root):
-    '''The digest of what is current after verifying it; None where nothing is installed.'''
-    current = Root(root).read().current
-    return None if current is None else read_installed(root).sha256
+    '''The digest of what is current after verifying all that is kept; None where nothing is installed.'''
+    state = Root(root).read()
+    for bundle in state.kept:
+        read_kept(Root(root), bundle, require_key=None)
+    return None if state.current is None else read_installed(root).sha256
 
 
 old, new = bundles.installed(first).sha256, bundles.installed(second).sha256
@@ -128,9 +135,9 @@ def test_whenever_the_installer_is_killed_what_is_current_is_whole_and_the_next_
     found: list[tuple[str, bool]] = json.loads(done.stdout)
     reached = {step for step, ended in found[: len(installing.STEPS)] if not ended}
     assert reached == set(installing.STEPS) - NOT_REACHED.get(scenario, set())
-    before_operations = [ended for _, ended in found[len(installing.STEPS) :]]
-    assert before_operations == [False] * (len(before_operations) - 1) + [True]
-    assert len(before_operations) > 10
+    at_operations = [ended for _, ended in found[len(installing.STEPS) :]]
+    assert at_operations == [False] * (len(at_operations) - 1) + [True]
+    assert len(at_operations) > 30, at_operations
 
 
 FULL = """
