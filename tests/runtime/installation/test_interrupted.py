@@ -26,7 +26,7 @@ from enginewright_runtime.errors import EnginewrightError, InstallationError
 from enginewright_runtime.installation import Root, install, installing, read_installed, rollback
 from enginewright_runtime.installation.installed import read_kept
 
-scenario, first, second, folder = sys.argv[1], *map(Path, sys.argv[2:5])
+scenario, oldest, first, second, folder = sys.argv[1], *map(Path, sys.argv[2:6])
 installing.rehearse = bundles.fails if scenario == "refuse" else bundles.passes
 installing.rehearse_golden = bundles.passes
 
@@ -35,6 +35,7 @@ def begin(root):
     if scenario == "first":
         return
     installing.rehearse, rehearse = bundles.passes, installing.rehearse
+    install(oldest, root)
     install(first, root)
     if scenario == "rollback":
         install(second, root)
@@ -130,7 +131,7 @@ def run(*arguments: object, program: str) -> subprocess.CompletedProcess[str]:
 def test_whenever_the_installer_is_killed_what_is_current_is_whole_and_the_next_one_ends_well(
     scenario: str, bundles: dict[int, Path], tmp_path: Path
 ) -> None:
-    done = run(scenario, bundles[1], bundles[2], tmp_path, program=KILLER)
+    done = run(scenario, *bundles.values(), tmp_path, program=KILLER)
     assert done.returncode == 0, done.stderr
     found: list[tuple[str, bool]] = json.loads(done.stdout)
     reached = {step for step, ended in found[: len(installing.STEPS)] if not ended}
