@@ -169,7 +169,7 @@ class Root:
         Raises InstallationBusy where another one is at it. The lock ends with the process that holds it.
         """
         with self.writing():
-            self.path.mkdir(parents=True, exist_ok=True)
+            self._create()
             descriptor = os.open(self.path / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
         try:
             try:
@@ -181,6 +181,12 @@ class Root:
             yield
         finally:
             os.close(descriptor)
+
+    def _create(self) -> None:
+        created = [folder for folder in (self.path, *self.path.parents) if not folder.exists()]
+        self.path.mkdir(parents=True, exist_ok=True)
+        for folder in created:
+            sync_folder(folder.parent)
 
     @contextmanager
     def writing(self) -> Iterator[None]:

@@ -373,8 +373,15 @@ def test_a_bundle_that_does_not_do_what_it_says_fails_its_self_test(
 def test_an_engine_that_crashes_or_hangs_fails_its_self_test(
     bundles: Bundles, root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, library: str, message: str
 ) -> None:
-    """The library that the child imports is one that does so; this process has the real one."""
-    (tmp_path / "onnxruntime.py").write_text(library)
+    """Where the child looks for the library, it meets code that does so; this process has the real one."""
+    (tmp_path / "sitecustomize.py").write_text(
+        "import sys\n"
+        "class Finder:\n"
+        "    def find_spec(self, name, path=None, target=None):\n"
+        "        if name == 'onnxruntime':\n"
+        f"            {library}\n"
+        "sys.meta_path.insert(0, Finder())\n"
+    )
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
     monkeypatch.setattr(rehearsal, "_LIMIT_S", 1.0 if "sleep" in library else 60.0)
     with pytest.raises(SelfTestFailed, match=message):
