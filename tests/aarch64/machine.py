@@ -29,6 +29,7 @@ _MASK = r"\xff\xff\xff\xff\xff\xff\xff\x00\xff\xff\xff\xff\xff\xff\xff\xff\xfe\x
 _ENTER = r"""
 set -e
 root=$1 magic=$2 mask=$3 qemu=$4; shift 4
+mkdir -p "$root/mnt" "$root/dev" "$root/proc" "$root/sys"
 mount -t binfmt_misc none "$root/mnt"
 printf ':aarch64:M::%s:%s:%s:F' "$magic" "$mask" "$qemu" > "$root/mnt/register"
 mount -t tmpfs tmpfs "$root/dev"

@@ -19,7 +19,7 @@ from enginewright_runtime.measure import EngineToMeasure, measure
 from enginewright_runtime.session import fitting_engine
 from enginewright_runtime.worker_process import WorkerProcess
 
-SESSIONS = 3  # 600 samples: enough for a p99 to be judged, and some ten seconds
+SESSIONS = 3  # 600 samples: enough for a p99 to be judged, and taken in some seconds
 _LIMIT_S = 300.0
 
 

@@ -1,4 +1,4 @@
-"""Bundles to install, and installing them without the ten seconds of a self-test."""
+"""Bundles to install, and installing them without the seconds of a self-test."""
 
 from __future__ import annotations
 
