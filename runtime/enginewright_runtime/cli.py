@@ -11,12 +11,12 @@ import sys
 import tempfile
 import traceback
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
 from enginewright_runtime import __version__
+from enginewright_runtime.answer import Answer
 from enginewright_runtime.atomic import write_file
 from enginewright_runtime.backends import Array, backend
 from enginewright_runtime.budget import Finding, judge, overall
@@ -35,15 +35,6 @@ from enginewright_runtime.session import fitting_engine, open_bundle
 from enginewright_runtime.stats import percentile
 
 _PERCENTS = (50.0, 99.0, 99.9)
-
-
-@dataclass(frozen=True)
-class Answer:
-    """What a command found: its exit code, the object for --json, and the lines for people."""
-
-    code: ExitCode
-    json: dict[str, Json]
-    lines: Sequence[str]
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -106,7 +97,7 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _installing(options: argparse.Namespace) -> Answer:
-    return Answer(*COMMANDS[options.command](options, lambda step: print(step, file=sys.stderr)))
+    return COMMANDS[options.command](options, lambda step: print(step, file=sys.stderr))
 
 
 def _verify(options: argparse.Namespace) -> Answer:

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import NamedTuple
 
+from enginewright_runtime.answer import Answer
 from enginewright_runtime.canonical import Json
 from enginewright_runtime.exit_codes import ExitCode
 from enginewright_runtime.installation.installed import Health, health
@@ -21,14 +21,6 @@ HELP = {
 }
 
 
-class Told(NamedTuple):
-    """What a command found."""
-
-    code: ExitCode
-    json: dict[str, Json]
-    lines: Sequence[str]
-
-
 def add_arguments(command: argparse.ArgumentParser, name: str) -> None:
     """What one of the commands takes."""
     if name == "install":
@@ -41,7 +33,7 @@ def add_arguments(command: argparse.ArgumentParser, name: str) -> None:
     command.add_argument("--json", action="store_true", help="one JSON object on standard output")
 
 
-def told_install(options: argparse.Namespace, on_step: OnStep) -> Told:
+def told_install(options: argparse.Namespace, on_step: OnStep) -> Answer:
     """Install a bundle; see `enginewright_runtime.installation.install`."""
     done = install(
         options.bundle,
@@ -54,12 +46,12 @@ def told_install(options: argparse.Namespace, on_step: OnStep) -> Told:
     return _told_current(options.root, done, "installed" if done.changed else "already installed, and whole")
 
 
-def told_rollback(options: argparse.Namespace, on_step: OnStep) -> Told:
+def told_rollback(options: argparse.Namespace, on_step: OnStep) -> Answer:
     """Go back to the bundle before; see `enginewright_runtime.installation.rollback`."""
     return _told_current(options.root, rollback(options.root, require_key=options.key, on_step=on_step), "went back to")
 
 
-def told_status(options: argparse.Namespace, on_step: OnStep) -> Told:
+def told_status(options: argparse.Namespace, on_step: OnStep) -> Answer:
     """How the current bundle and the one before are: 1 where none is current or it is damaged, 4 where none runs."""
     root = Root(options.root)
     state = root.read()
@@ -70,19 +62,21 @@ def told_status(options: argparse.Namespace, on_step: OnStep) -> Told:
     lines = [f"{role:9} {_health_text(one)}" for role, one in found.items()]
     lines.append(f"refused   {len(state.refused)}")
     json: dict[str, Json] = {role: _health_json(one) for role, one in found.items()}
-    return Told(_status_code(found["current"]), {"root": str(root.path), **json, "refused": len(state.refused)}, lines)
+    return Answer(
+        _status_code(found["current"]), {"root": str(root.path), **json, "refused": len(state.refused)}, lines
+    )
 
 
-def told_list(options: argparse.Namespace, on_step: OnStep) -> Told:
+def told_list(options: argparse.Namespace, on_step: OnStep) -> Answer:
     """Which bundles are kept and which were refused; none of them is read."""
     state = Root(options.root).read()
     kept = {"current": state.current, "previous": state.previous}
     lines = [f"{role:9} {bundle}" for role, bundle in kept.items() if bundle]
     lines += [f"refused   {one.bundle}: {one.reason}" for one in state.refused]
-    return Told(ExitCode.OK, {"root": str(options.root), **state.to_json()}, lines or ["nothing is installed"])
+    return Answer(ExitCode.OK, {"root": str(options.root), **state.to_json()}, lines or ["nothing is installed"])
 
 
-COMMANDS: Mapping[str, Callable[[argparse.Namespace, OnStep], Told]] = {
+COMMANDS: Mapping[str, Callable[[argparse.Namespace, OnStep], Answer]] = {
     "install": told_install,
     "rollback": told_rollback,
     "status": told_status,
@@ -90,7 +84,7 @@ COMMANDS: Mapping[str, Callable[[argparse.Namespace, OnStep], Told]] = {
 }
 
 
-def _told_current(root: Path, done: Installation, what: str) -> Told:
+def _told_current(root: Path, done: Installation, what: str) -> Answer:
     lines = [f"{root}: {what} {done.current}"]
     lines += [f"  {finding.verdict.value:12} {finding.sentence}" for finding in done.findings]
     lines += [f"  before: {done.previous}"] if done.previous else []
@@ -101,7 +95,7 @@ def _told_current(root: Path, done: Installation, what: str) -> Told:
         "changed": done.changed,
         "findings": [finding.to_json() for finding in done.findings],
     }
-    return Told(ExitCode.OK, json, lines)
+    return Answer(ExitCode.OK, json, lines)
 
 
 def _installed_json(bundle: Installed | None) -> Json:
