@@ -197,6 +197,11 @@ def _parser() -> argparse.ArgumentParser:
     command.add_argument("folder", nargs="?", default=".", type=Path, help="the project's folder (default: here)")
     command = add("doctor", _doctor, "what this host can build, run and measure, and what to install for the rest")
     command.add_argument("--json", action="store_true", help="print one JSON object on standard output")
+    command = add("keygen", _keygen, "make a pair of keys for signing bundles")
+    command.add_argument("file", type=Path, metavar="FILE", help="the private key; the public one becomes FILE.pub")
+    command = add("sign", _sign, "sign a bundle")
+    command.add_argument("bundle", type=Path, metavar="BUNDLE")
+    command.add_argument("--key", required=True, type=Path, metavar="FILE", help="the private key")
     return parser
 
 
@@ -404,4 +409,25 @@ def _doctor(arguments: argparse.Namespace) -> ExitCode:
 
     found = examine_host()
     _say(json.dumps(found.to_json()) if arguments.json else doctor_text(found))
+    return ExitCode.OK
+
+
+def _keygen(arguments: argparse.Namespace) -> ExitCode:
+    from enginewright_runtime.signing import make_keys
+
+    public, name = make_keys(arguments.file)
+    _say(f"wrote {arguments.file}, the private key: keep it where bundles are signed, and nowhere else")
+    _say(f"wrote {public}, the public key {name}: give it to every vehicle")
+    return ExitCode.OK
+
+
+def _sign(arguments: argparse.Namespace) -> ExitCode:
+    from enginewright.errors import UsageError
+    from enginewright_runtime.bundle import sign_bundle
+
+    try:
+        signed = sign_bundle(arguments.bundle, arguments.key)
+    except OSError as error:
+        raise UsageError(f"{arguments.bundle}: cannot be written: {error.strerror}") from None
+    _say(f"{signed.path}: signed by the key {signed.signed_by}, sha256 {signed.sha256}")
     return ExitCode.OK

@@ -93,6 +93,7 @@ class _Layout:
             {
                 "name": self.recipe.name,
                 "summary": self.recipe.summary,
+                "sequence": self.recipe.sequence,
                 "target": self.target.name,
                 "target_summary": self.target.summary,
                 "recipe": self.recipe.rendered,

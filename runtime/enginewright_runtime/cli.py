@@ -1,4 +1,6 @@
-"""The command line: ``enginewright-runtime verify|info|run|check|bench|watch BUNDLE``. The only module that prints and exits."""
+"""The command line: ``enginewright-runtime verify|info|run|check|bench|watch BUNDLE`` and
+``install|rollback|status|list --root DIR``. The only module that prints and exits.
+"""
 
 from __future__ import annotations
 
@@ -26,6 +28,7 @@ from enginewright_runtime.canonical import Json, canonical_bytes
 from enginewright_runtime.errors import EnginewrightError, InputError
 from enginewright_runtime.exit_codes import ExitCode
 from enginewright_runtime.golden import OutputAgreement, read_golden
+from enginewright_runtime.installation.commands import COMMANDS, HELP, add_arguments
 from enginewright_runtime.manifest import EngineEntry
 from enginewright_runtime.npz import read_npz, write_npz
 from enginewright_runtime.option_types import positive_number
@@ -37,6 +40,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command and return its exit code."""
     options = _parser().parse_args(arguments)
     commands = {"verify": _verify, "info": _info, "run": _run, "check": _check, "bench": _bench, "watch": run_watch}
+    commands |= dict.fromkeys(COMMANDS, _installing)
     try:
         answer = commands[options.command](options)
     except EnginewrightError as error:
@@ -74,6 +78,7 @@ def _parser() -> argparse.ArgumentParser:
     }.items():
         command = commands.add_parser(name, help=help_text, description=help_text)
         command.add_argument("bundle", type=Path, metavar="BUNDLE")
+        command.add_argument("--key", type=Path, metavar="PUBLIC", help="the public key that must have signed it")
         if name == "watch":  # which writes JSON in any case, a line for every judgement
             command.set_defaults(json=False)
             add_watch_options(command)
@@ -89,19 +94,31 @@ def _parser() -> argparse.ArgumentParser:
             command.add_argument("--output", type=Path, metavar="M.json", help="where to write all raw samples")
         if name == "bench":
             add_bench_options(command)
+    for name, help_text in HELP.items():
+        add_arguments(commands.add_parser(name, help=help_text, description=help_text), name)
     return parser
 
 
+def _installing(options: argparse.Namespace) -> Answer:
+    return COMMANDS[options.command](options, lambda step: print(step, file=sys.stderr))
+
+
 def _verify(options: argparse.Namespace) -> Answer:
-    bundle = read_bundle(options.bundle)
+    bundle = read_bundle(options.bundle, require_key=options.key)
     size = options.bundle.stat().st_size
     found: dict[str, Json] = {"bundle": str(bundle.path), "sha256": bundle.sha256, "size_bytes": size, "verified": True}
+    found |= {"signed_by": bundle.signed_by, "signature_verified": options.key is not None}
     files = len(bundle.manifest.files)
-    return Answer(ExitCode.OK, found, [f"{bundle.path}: verified, {files} files, {size} bytes, sha256 {bundle.sha256}"])
+    lines = [f"{bundle.path}: verified, {files} files, {size} bytes, sha256 {bundle.sha256}"]
+    if options.key:
+        lines.append(f"signed by the key {bundle.signed_by}, which {options.key} is")
+    elif bundle.signed_by:
+        lines.append(f"its signature, which claims the key {bundle.signed_by}, was not checked: --key PUBLIC does that")
+    return Answer(ExitCode.OK, found, lines)
 
 
 def _info(options: argparse.Namespace) -> Answer:
-    bundle = read_bundle(options.bundle)
+    bundle = read_bundle(options.bundle, require_key=options.key)
     misfits = {engine.fingerprint: _misfit(engine) for engine in bundle.manifest.engines}
     found: dict[str, Json] = {
         "bundle": str(bundle.path),
@@ -113,7 +130,7 @@ def _info(options: argparse.Namespace) -> Answer:
 
 
 def _run(options: argparse.Namespace) -> Answer:
-    bundle = read_bundle(options.bundle)
+    bundle = read_bundle(options.bundle, require_key=options.key)
     golden = None if options.input else read_golden(bundle)
     inputs = golden.inputs if golden else _read_inputs(options.input)
     with open_bundle(bundle) as session:
@@ -143,7 +160,7 @@ def _bench(options: argparse.Namespace) -> Answer:
 
 
 def _check(options: argparse.Namespace) -> Answer:
-    with subject(read_bundle(options.bundle)) as checked:
+    with subject(read_bundle(options.bundle, require_key=options.key)) as checked:
         sensors = Sensors()
         found = check(checked, max_seconds=options.max_seconds, on_progress=_check_progress)
     if options.output and found.measurement:
@@ -161,6 +178,7 @@ def _misfit(engine: EngineEntry) -> str:
 def _info_lines(bundle: Bundle, misfits: dict[str, str]) -> list[str]:
     manifest = bundle.manifest
     rows = [("bundle", f"{manifest.name} for {manifest.target}, format {manifest.format}"), ("sha256", bundle.sha256)]
+    rows += [("sequence", str(manifest.sequence))] if manifest.sequence else []
     rows += [("input", str(spec)) for spec in manifest.inputs]
     rows += [("output", str(spec)) for spec in manifest.outputs]
     rows += [("budget", f"{name} {limit:g}") for name, limit in manifest.budget.items()]

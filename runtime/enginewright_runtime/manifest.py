@@ -14,6 +14,7 @@ MANIFEST_NAME = "manifest.json"
 FORMAT = 1  # 1: the first
 LARGEST_BYTES = 4 << 20
 MOST_DIMENSIONS = 32
+LARGEST_SEQUENCE = (1 << 63) - 1
 
 _DIGEST = r"[0-9a-f]{64}"
 _NAME = r"[A-Za-z0-9][A-Za-z0-9._+-]*"
@@ -67,7 +68,11 @@ class BuildStep:
 
 @dataclass(frozen=True, kw_only=True)
 class Manifest:
-    """What a bundle says about itself. `extra` keeps the top-level keys that this version does not know."""
+    """What a bundle says about itself.
+
+    `sequence` tells newer from older among the bundles of one name; 0 is unnumbered, and then the key is left out.
+    `extra` keeps the top-level keys that this version does not know.
+    """
 
     name: str
     target: str
@@ -81,6 +86,7 @@ class Manifest:
     engines: tuple[EngineEntry, ...] = ()
     recipe: str = ""
     steps: tuple[BuildStep, ...] = ()
+    sequence: int = 0
     extra: Mapping[str, Json] = field(default_factory=dict)
     format: int = FORMAT
 
@@ -110,6 +116,7 @@ class Manifest:
             ],
             "recipe": self.recipe,
             "steps": [{"name": step.name, "key": step.key} for step in self.steps],
+            **({"sequence": self.sequence} if self.sequence else {}),
         }
 
     def to_bytes(self) -> bytes:
@@ -153,6 +160,7 @@ def _manifest(document: JsonField) -> Manifest:
     inputs, outputs = tensor_specs(document.field("inputs")), tensor_specs(document.field("outputs"))
     if not inputs or not outputs:
         raise document.field("outputs" if inputs else "inputs").refuse("must not be empty")
+    numbered = "sequence" in document.mapping()
     manifest = Manifest(
         name=document.field("name").text(pattern=_NAME, rule="must be a plain name", longest=100),
         target=document.field("target").text(pattern=_NAME, rule="must be a plain name", longest=100),
@@ -174,10 +182,17 @@ def _manifest(document: JsonField) -> Manifest:
             BuildStep(name=item.field("name").text(), key=_digest(item.field("key")))
             for item in document.field("steps").items()
         ),
+        sequence=_sequence(document.field("sequence")) if numbered else 0,
     )
-    ours = manifest.to_json().keys()
+    ours = {*manifest.to_json(), "sequence"}
     extra = {key: value for key, value in document.mapping().items() if key not in ours}
     return replace(manifest, extra=extra)
+
+
+def _sequence(item: JsonField) -> int:
+    if item.integer() > LARGEST_SEQUENCE:
+        raise item.refuse(f"must be at most {LARGEST_SEQUENCE}")
+    return item.integer()
 
 
 def _check_engines(manifest: Manifest) -> None:

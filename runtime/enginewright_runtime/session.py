@@ -17,13 +17,14 @@ _MOST_REMEMBERED_SHAPES = 64
 _ndarray = np.ndarray
 
 
-def open(path: str | Path) -> Session:
+def open(path: str | Path, *, require_key: str | Path | None = None) -> Session:
     """Verify a bundle, and open the first of its engines that runs on this machine.
 
-    Raises BundleError where the file is not a whole, unaltered bundle; NoEngineFits with the reason for each engine;
-    BackendMissing with what to install where that is all that stands in the way.
+    `require_key` is the file of a public key that must have signed the bundle. Raises BundleError where the file is not
+    a whole, unaltered bundle (SignatureError where that key did not sign it); NoEngineFits with the reason for each
+    engine; BackendMissing with what to install where that is all that stands in the way.
     """
-    return open_bundle(read_bundle(Path(path)))
+    return open_bundle(read_bundle(Path(path), require_key=require_key))
 
 
 def open_bundle(bundle: Bundle) -> Session:

@@ -15,6 +15,7 @@ window    duration_ns                                                       samp
 load      (runs inferences beside, until rest)
 rest                                                                        samples_ns
 report                                                                      peak_rss_bytes
+rehearse  bundle (path), sha256                                             outputs
 ========  ================================================================  ==================
 
 Where `evicted_bytes` is not 0, so many are written before each inference of a chunk. The warm-up goes without that: it
@@ -36,11 +37,14 @@ import numpy as np
 
 from enginewright_runtime.backends import Array, OpenEngine, backend
 from enginewright_runtime.bench.tasks import Tasks
+from enginewright_runtime.bundle import read_bundle
 from enginewright_runtime.caches import Evictor
 from enginewright_runtime.canonical import Json, canonical_bytes, sha256_hex, strict_json
-from enginewright_runtime.errors import EnginewrightError, MeasurementError
+from enginewright_runtime.errors import BundleError, EnginewrightError, MeasurementError
+from enginewright_runtime.golden import read_golden
 from enginewright_runtime.json_field import JsonField
 from enginewright_runtime.npz import read_npz
+from enginewright_runtime.session import open_bundle
 from enginewright_runtime.warm_up import WarmUpRule, warm_up
 
 
@@ -66,6 +70,7 @@ class Worker:
             "load": self._tasks.load,
             "rest": self._tasks.rest,
             "report": self._report,
+            "rehearse": _rehearse,
         }
         name = request.field("do").text()
         if name not in actions:
@@ -126,6 +131,17 @@ class Worker:
         if select.select([self._requests], [], [], 0)[0]:
             raise SystemExit(0)
         return self._time_once()
+
+
+def _rehearse(request: JsonField) -> dict[str, Json]:
+    """Open a bundle as an application does, run its golden inputs, and say whether each output is the golden one."""
+    bundle = read_bundle(Path(request.field("bundle").text(longest=4096)))
+    if bundle.sha256 != request.field("sha256").text():
+        raise BundleError(f"{bundle.path}: another bundle stands in its place")
+    golden = read_golden(bundle)
+    with open_bundle(bundle) as session:
+        compared = golden.compare(session.run(golden.inputs))
+    return {"outputs": [{"name": output.name, "agrees": output.agrees} for output in compared]}
 
 
 def peak_rss_bytes() -> int:

@@ -324,7 +324,7 @@ def test_wrong_usage_ends_with_2(arguments: list[str], message: str, capsys: pyt
 def test_an_unexpected_error_is_our_bug_and_says_so(
     command: Command, tiny_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def broken(path: Path) -> None:
+    def broken(path: Path, **options: object) -> None:
         raise RuntimeError("never thought of")
 
     monkeypatch.setattr(cli, "read_bundle", broken)

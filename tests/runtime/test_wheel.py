@@ -83,6 +83,7 @@ def test_numpy_is_needed_and_the_libraries_that_run_engines_are_extras(command: 
             "numpy>=1.23",
             "onnxruntime>=1.21; extra == 'onnxruntime'",
             "openvino>=2025.0; extra == 'openvino'",
+            "cryptography>=40; extra == 'signing'",
         ]
     )
 

@@ -197,6 +197,7 @@ def _write_bundle(
         engines=(entry,),
         recipe=parameters["recipe"],
         steps=tuple(BuildStep(record.name, record.key) for record in step.history),
+        sequence=parameters["sequence"],
     )
     opened.close()
     write_bundle(

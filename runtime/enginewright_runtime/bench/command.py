@@ -60,7 +60,7 @@ def run_bench(options: argparse.Namespace, on_progress: Callable[[str, int, int]
     sessions = options.sessions or SESSIONS
     on_session, on_window = partial(on_progress, "session"), partial(on_progress, "window")
     with ExitStack() as stack:
-        measured = stack.enter_context(subject(read_bundle(options.bundle)))
+        measured = stack.enter_context(subject(read_bundle(options.bundle, require_key=options.key)))
         others = [stack.enter_context(subject(read_bundle(path))) for path in options.beside or ()]
         if question == "soak":
             return bench_soak(

@@ -34,7 +34,7 @@ def add_watch_options(command: argparse.ArgumentParser) -> None:
 
 def run_watch(options: argparse.Namespace, *, rule: WatchRule | None = None) -> Answer:
     """Run at the rate until the time is over or Ctrl-C. The lines are written meanwhile, so the answer has none."""
-    bundle = read_bundle(options.bundle)
+    bundle = read_bundle(options.bundle, require_key=options.key)
     golden = one_sample(read_golden(bundle).inputs, bundle.manifest.inputs)
     inputs = {name: np.ascontiguousarray(array) for name, array in golden.items()}
     with open_bundle(bundle) as session:
