@@ -155,7 +155,7 @@ def _parser() -> argparse.ArgumentParser:
     command.add_argument("--json", action="store_true", help="print one JSON object on standard output")
     command = add("schema", _schema, "print the JSON Schema of recipes or targets, for editors")
     command.add_argument("kind", choices=("recipe", "target"))
-    command = add("targets", _targets, "list the targets")
+    command = add("targets", _targets, "list the targets, and what this host can do for each: build, run, or neither")
     command.add_argument("--json", action="store_true", help="print one JSON object on standard output")
     command = add("init", _init, "write a commented starter recipe that builds")
     command.add_argument("folder", nargs="?", default=".", type=Path, help="the project's folder (default: here)")
@@ -255,6 +255,7 @@ def _schema(arguments: argparse.Namespace) -> ExitCode:
 
 
 def _targets(arguments: argparse.Namespace) -> ExitCode:
+    from enginewright.abilities import ability
     from enginewright.errors import UsageError
     from enginewright.project import find_project
     from enginewright.target import catalogue, load_targets
@@ -263,19 +264,24 @@ def _targets(arguments: argparse.Namespace) -> ExitCode:
         project = find_project(_here())
     except UsageError:
         project = None  # outside a project there is still the catalogue that comes with enginewright
-    targets = load_targets(catalogue(project))
+    found = [(item, ability(item)) for item in load_targets(catalogue(project))]
     if arguments.json:
-        _say(
-            json.dumps(
-                [
-                    {"name": item.name, "summary": item.summary, "backend": item.backend, "build": item.build}
-                    for item in targets
-                ]
-            )
-        )
+        listed = [
+            {
+                "name": item.name,
+                "summary": item.summary,
+                "backend": item.backend,
+                "build": item.build,
+                "builds": can.builds,
+                "runs": can.runs,
+                "why": can.why,
+            }
+            for item, can in found
+        ]
+        _say(json.dumps(listed))
     else:
-        for item in targets:
-            _say(f"{item.name:<12} {item.backend:<12} {item.summary}")
+        for item, can in found:
+            _say(f"{item.name:<13} {item.backend:<13} {item.summary}\n{'':<13} {can.words}")
     return ExitCode.OK
 
 
