@@ -1,7 +1,7 @@
 """The command line: the only module that prints and that decides exit codes.
 
 Results go to standard output, progress and errors to standard error. Exit codes: 0 ok, 1 a budget was missed, 2 bad
-recipe, target or usage, 3 our bug, 4 inconclusive under --strict, 130 interrupted.
+recipe, target or usage, 3 our bug, 4 inconclusive under --strict or pending under --require-measured, 130 interrupted.
 """
 
 from __future__ import annotations
@@ -149,6 +149,9 @@ def _parser() -> argparse.ArgumentParser:
         command.add_argument("--json", action="store_true", help="print one JSON object on standard output")
         if name == "build":
             command.add_argument("--strict", action="store_true", help="end with 4 where the verdict is INCONCLUSIVE")
+            command.add_argument(
+                "--require-measured", action="store_true", help="end with 4 where the engine is still to be measured"
+            )
         if name == "why":
             command.add_argument("step", metavar="STEP", nargs="?", help="only this step")
     command = add("gc", _gc, "remove from the store what no recipe's last build uses")
@@ -189,7 +192,8 @@ def _build(arguments: argparse.Namespace) -> ExitCode:
     verdict = result.result["verdict"]
     if verdict == "FAIL":
         return ExitCode.FAILED
-    return ExitCode.INCONCLUSIVE if verdict == "INCONCLUSIVE" and arguments.strict else ExitCode.OK
+    open_ends = {"INCONCLUSIVE": arguments.strict, "PENDING": arguments.require_measured}
+    return ExitCode.INCONCLUSIVE if open_ends.get(verdict) else ExitCode.OK
 
 
 def _plan(arguments: argparse.Namespace) -> ExitCode:

@@ -192,6 +192,11 @@ class Target:
         }
         return {name: value for name, value in wanted.items() if value is not None}
 
+    def needs(self) -> dict[str, Json]:
+        """What a device must be for this target's engine to be compiled on it."""
+        known = {"machine": self.machine, "compute_capability": self.compute_capability}
+        return {name: value for name, value in known.items() if value is not None}
+
     @property
     def on_gpu(self) -> bool:
         """Whether its engines are TensorRT's."""

@@ -1,4 +1,4 @@
-"""The command line: ``enginewright-runtime verify|info|run|bench BUNDLE``. The only module that prints and exits."""
+"""The command line: ``enginewright-runtime verify|info|run|bench|compile BUNDLE``. The only module that prints and exits."""
 
 from __future__ import annotations
 
@@ -22,8 +22,9 @@ from enginewright_runtime.bundle import Bundle, read_bundle
 from enginewright_runtime.canonical import Json, canonical_bytes
 from enginewright_runtime.errors import EnginewrightError, InputError, NotEnoughSamples
 from enginewright_runtime.exit_codes import ExitCode
+from enginewright_runtime.finishing import finish_bundle
 from enginewright_runtime.golden import OutputAgreement, one_sample, read_golden
-from enginewright_runtime.manifest import EngineEntry, Manifest
+from enginewright_runtime.manifest import EngineEntry, Manifest, PendingEngine
 from enginewright_runtime.measure import EngineToMeasure, Measurement, measure
 from enginewright_runtime.measurement import Protocol, pooled_ns
 from enginewright_runtime.npz import read_npz, write_npz
@@ -45,7 +46,7 @@ class Answer:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command and return its exit code."""
     options = _parser().parse_args(arguments)
-    commands = {"verify": _verify, "info": _info, "run": _run, "bench": _bench}
+    commands = {"verify": _verify, "info": _info, "run": _run, "bench": _bench, "compile": _compile}
     try:
         answer = commands[options.command](options)
     except EnginewrightError as error:
@@ -78,6 +79,7 @@ def _parser() -> argparse.ArgumentParser:
         "info": "show what a bundle holds, and which of its engines runs here",
         "run": "run the golden inputs and compare, or run inputs of your own",
         "bench": "measure the latency in fresh processes and judge it against the bundle's budgets",
+        "compile": "on the device: compile the engine that is pending, check and measure it, and write it into the bundle",
     }.items():
         command = commands.add_parser(name, help=help_text, description=help_text)
         command.add_argument("bundle", type=Path, metavar="BUNDLE")
@@ -94,6 +96,9 @@ def _parser() -> argparse.ArgumentParser:
                 help="how each inference finds the processor's caches; budgets are of warm ones (%(default)s)",
             )
             command.add_argument("--output", type=Path, metavar="M.json", help="where to write all raw samples")
+        if name == "compile":
+            command.add_argument("--sessions", type=_positive, default=5, help="how many fresh processes (%(default)s)")
+            command.add_argument("--output", type=Path, metavar="B.ewb", help="where to write (default: the same file)")
     return parser
 
 
@@ -157,6 +162,23 @@ def _bench(options: argparse.Namespace) -> Answer:
         return _bench_answer(bundle, entry, measurement, None)
     findings = judge(bundle.manifest.budget, _evidence(bundle.manifest, entry, measurement))
     return _bench_answer(bundle, entry, measurement, findings)
+
+
+def _compile(options: argparse.Namespace) -> Answer:
+    bundle = read_bundle(options.bundle)
+    output = options.output or options.bundle
+    finished = finish_bundle(bundle, output, sessions=options.sessions, on_phase=_phase, on_progress=_progress)
+    made = "compiled" if finished.compiled else "was there already"
+    lines = [f"{bundle.manifest.name} on {finished.entry.fingerprint}: {made}, {finished.size_bytes} bytes"]
+    lines += [f"  warning: {warning}" for warning in finished.warnings]
+    lines += [_agreement_line(agreement) for agreement in finished.agreements]
+    if finished.measurement is None:
+        found: dict[str, Json] = {"bundle": str(output), "engine": finished.entry.fingerprint, "agrees": False}
+        return Answer(ExitCode.FAILED, found, [*lines, "nothing was measured, and the bundle is as it was"])
+    # The size and the agreements are those of the engine that was just written; its entry is in the new bundle.
+    measured = _bench_answer(read_bundle(output), finished.entry, finished.measurement, finished.findings)
+    whole = {**measured.json, "compiled": finished.compiled, "agrees": True, "warnings": list(finished.warnings)}
+    return Answer(measured.code, whole, [*lines, *measured.lines, f"wrote {output}"])
 
 
 def _bench_answer(
@@ -241,11 +263,19 @@ def _info_lines(bundle: Bundle, misfits: dict[str, str]) -> list[str]:
     rows += [("budget", f"{name} {limit:g}") for name, limit in manifest.budget.items()]
     rows += [("accuracy", f"{name} {share:.4g}") for name, share in manifest.accuracy.items()]
     rows += [("engine", f"{name}: {misfit or 'runs here'}") for name, misfit in misfits.items()]
-    rows += [] if misfits else [("engine", "none: it is built on the device")]
+    rows += [
+        ("pending", f"{engine.backend}, on {_needs(engine)}: enginewright-runtime compile")
+        for engine in manifest.pending
+    ]
+    rows += [] if misfits or manifest.pending else [("engine", "none")]
     rows += [("version", f"{name} {version}") for name, version in manifest.versions.items()]
     rows += [("step", f"{step.name} {step.key}") for step in manifest.steps]
     rows += [("file", f"{name}, {entry.size} bytes") for name, entry in manifest.files.items()]
     return [f"{label:9} {text}" for label, text in rows]
+
+
+def _needs(engine: PendingEngine) -> str:
+    return ", ".join(f"{name.replace('_', ' ')} {value}" for name, value in engine.requires.items()) or "any device"
 
 
 def _read_inputs(path: Path) -> dict[str, Array]:
@@ -294,6 +324,10 @@ def _array_line(name: str, array: Array) -> str:
 
 def _progress(done: int, sessions: int) -> None:
     print(f"session {done} of {sessions}", file=sys.stderr)
+
+
+def _phase(phase: str) -> None:
+    print(phase, file=sys.stderr)
 
 
 def _complain(message: str) -> None:

@@ -70,6 +70,7 @@ def result(verdict: str) -> BuildResult:
         "size_bytes": both,
         "macs": both,
         "precision": None,
+        "pending": None,
     }
     return BuildResult((STEP,), content, {"bundle": Path("dist/t.ewb"), "report_html": Path("dist/t.html")})
 

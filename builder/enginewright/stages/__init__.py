@@ -37,6 +37,8 @@ def _module(name: str) -> str:
 _TORCH = ("torch", "numpy", "safetensors")
 _ENGINE: Mapping[str, tuple[str, ...]] = {"engine": ("engine",), "entry": ("engine-entry",)}
 _CURVES = {f"curve-{number}": ("curve",) for number in range(1, 1000)}  # of each training; no recipe has so many
+_DECIDED = {"precision": ("precision",), "blocks": ("blocks",), "scales": ("scales",), **_CURVES}
+_PACKED = {"bundle": "bundle", "report_html": "report", "report_markdown": "report", "result": "result"}
 
 STAGES: Mapping[str, Stage] = {
     "import": Stage(2, _module("import_checkpoint"), {"checkpoint": "checkpoint"}, tools=_TORCH),
@@ -146,10 +148,35 @@ STAGES: Mapping[str, Stage] = {
         },
         tools=("numpy", "enginewright-runtime"),
     ),
+    "check": Stage(
+        1,
+        _module("check"),
+        {"structure": "structure"},
+        consumes={"network": ("network", "quantized"), "layers": ("layers",)},
+        tools=("enginewright-runtime",),  # TensorRT-RTX's own version is in the parameter `checker`
+    ),
+    "pack_pending": Stage(
+        1,
+        _module("pack_pending"),
+        _PACKED,
+        consumes={
+            "network": ("network", "quantized"),
+            "layers": ("layers",),
+            "evaluation": ("evaluation",),
+            "reference_layers": ("layers",),
+            "reference_evaluation": ("evaluation",),
+            "golden": ("golden",),
+            "twin": ("engine",),
+            "twin_entry": ("engine-entry",),
+        },
+        optional={**_ENGINE, "structure": ("structure",), **_DECIDED},
+        tools=("numpy", "jinja2", "enginewright", "enginewright-runtime"),
+        keeps_history=True,
+    ),
     "pack": Stage(
-        3,
+        4,
         _module("pack"),
-        {"bundle": "bundle", "report_html": "report", "report_markdown": "report", "result": "result"},
+        _PACKED,
         consumes={
             **_ENGINE,
             "network": ("network", "quantized"),
@@ -162,7 +189,7 @@ STAGES: Mapping[str, Stage] = {
             "reference_evaluation": ("evaluation",),
             "golden": ("golden",),
         },
-        optional={"precision": ("precision",), "blocks": ("blocks",), "scales": ("scales",), **_CURVES},
+        optional=_DECIDED,
         tools=("numpy", "jinja2", "enginewright", "enginewright-runtime"),
         keeps_history=True,
     ),
