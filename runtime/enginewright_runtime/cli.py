@@ -171,6 +171,12 @@ def _compile(options: argparse.Namespace) -> Answer:
     made = "compiled" if finished.compiled else "was there already"
     lines = [f"{bundle.manifest.name} on {finished.entry.fingerprint}: {made}, {finished.size_bytes} bytes"]
     lines += [f"  warning: {warning}" for warning in finished.warnings]
+    if finished.layers:
+        integer, reformats = (
+            sum(one.precision == "int8" for one in finished.layers),
+            sum(one.reformat for one in finished.layers),
+        )
+        lines.append(f"  {len(finished.layers)} layers, of them {integer} int8 and {reformats} that only reformat")
     lines += [_agreement_line(agreement) for agreement in finished.agreements]
     if finished.measurement is None:
         found: dict[str, Json] = {"bundle": str(output), "engine": finished.entry.fingerprint, "agrees": False}

@@ -5,12 +5,12 @@ inputs, measured, and written back into the bundle.
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import closing
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from enginewright_runtime.backends import Backend, backend
+from enginewright_runtime.backends import Backend, OpenEngine, backend
 from enginewright_runtime.budget import Evidence, Finding, judge
 from enginewright_runtime.bundle import Bundle, write_bundle
 from enginewright_runtime.canonical import canonical_bytes
@@ -18,6 +18,7 @@ from enginewright_runtime.errors import BundleError, EnginewrightError, NoEngine
 from enginewright_runtime.golden import OutputAgreement, one_sample, read_golden
 from enginewright_runtime.manifest import EngineEntry, Manifest, PendingEngine
 from enginewright_runtime.measure import EngineToMeasure, Measurement, measure
+from enginewright_runtime.tensorrt.engine_layers import EngineLayer, layers_to_json
 
 __all__ = ["Finished", "finish_bundle"]
 
@@ -26,7 +27,8 @@ MODEL_NAME = "model.onnx"
 
 @dataclass(frozen=True)
 class Finished:
-    """`compiled`: the engine was made now, and was not in the bundle before. `warnings` are the backend's own.
+    """`compiled`: the engine was made now, and was not in the bundle before. `warnings` are the backend's own. `layers` are
+    those of the engine, where its backend tells them.
 
     `measurement` and `findings` are empty where the engine does not give the golden outputs: what computes something
     else is not worth a latency.
@@ -39,6 +41,7 @@ class Finished:
     agreements: tuple[OutputAgreement, ...]
     measurement: Measurement | None
     findings: tuple[Finding, ...]
+    layers: tuple[EngineLayer, ...] = ()
 
     @property
     def agrees(self) -> bool:
@@ -76,7 +79,8 @@ def finish_bundle(
     golden = read_golden(bundle)
     with closing(chosen.open(engine, entry.settings)) as opened:
         agreements = golden.compare(opened.run(golden.inputs))
-    finished = Finished(entry, there is None, len(engine), warnings, agreements, None, ())
+        layers = _layers_of(opened)
+    finished = Finished(entry, there is None, len(engine), warnings, agreements, None, (), layers)
     if not finished.agrees:
         return finished
     on_phase("measuring")
@@ -87,7 +91,10 @@ def finish_bundle(
         to_measure = EngineToMeasure(file, entry.backend, entry.settings)
         taken = measure({"engine": to_measure}, inputs, sessions=sessions, on_progress=on_progress)
     findings = judge(bundle.manifest.budget, _evidence(bundle.manifest, taken, len(engine)))
-    _write_back(bundle, output, entry, engine, taken)
+    more = {f"measurements/{entry.fingerprint}.json": canonical_bytes(taken.to_json())}
+    if layers:
+        more[f"engines/{entry.fingerprint}/layers.json"] = canonical_bytes(layers_to_json(layers))
+    _write_back(bundle, output, entry, {entry.path: engine, **more})
     return replace(finished, measurement=taken, findings=findings)
 
 
@@ -147,12 +154,15 @@ def _evidence(manifest: Manifest, taken: Measurement, size_bytes: int) -> Eviden
     )
 
 
-def _write_back(bundle: Bundle, output: Path, entry: EngineEntry, engine: bytes, taken: Measurement) -> None:
-    """The same bundle with the engine and its measurement; what it is still pending for stays, for other devices."""
+def _layers_of(opened: OpenEngine) -> tuple[EngineLayer, ...]:
+    layers: Callable[[], tuple[EngineLayer, ...]] | None = getattr(opened, "layers", None)
+    return () if layers is None else layers()
+
+
+def _write_back(bundle: Bundle, output: Path, entry: EngineEntry, more: Mapping[str, bytes]) -> None:
+    """The same bundle with the engine and what is known of it; it stays pending for other devices."""
     others = tuple(one for one in bundle.manifest.engines if one.fingerprint != entry.fingerprint)
-    files = {name: bundle.read(name) for name in bundle.contents}
-    files[entry.path] = engine
-    files[f"measurements/{entry.fingerprint}.json"] = canonical_bytes(taken.to_json())
+    files = {**{name: bundle.read(name) for name in bundle.contents}, **more}
     try:
         write_bundle(output, replace(bundle.manifest, engines=(*others, entry)), files)
     except OSError as error:

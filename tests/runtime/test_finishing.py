@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -168,6 +169,34 @@ class TestTensorRT:
         install("8.6.1", on=ORIN)
         with pytest.raises(NoEngineFits, match=r"needs TensorRT 10\.3\.0, and 8\.6\.1(.|\n)*needs TensorRT 10\.13\.3"):
             enginewright_runtime.open(path)
+
+    def test_what_tensorrt_says_of_the_layers_is_in_the_bundle(
+        self, tmp_path: Path, install: Any, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        install("11.4.0", on=ORIN)
+        path = waiting(tmp_path / "b.ewb", ON_ORIN)
+        assert main(["compile", str(path)]) == 4  # one session decides no budget
+        assert "1 layers, of them 1 int8 and 0 that only reformat" in capsys.readouterr().out
+        bundle = read_bundle(path)
+        [entry] = bundle.manifest.engines
+        [layer] = json.loads(bundle.read(f"engines/{entry.fingerprint}/layers.json"))["layers"]
+        assert layer["nodes"] == ["conv1", "relu1"]
+
+    def test_an_interrupted_build_leaves_the_bundle_and_the_timings_as_they_were(
+        self, tmp_path: Path, install: Any
+    ) -> None:
+        install("10.13.3", on=ORIN)
+        path = waiting(tmp_path / "b.ewb", ON_ORIN)
+        before = path.read_bytes()
+
+        def interrupt(phase: str) -> None:
+            if "of" in phase.split():
+                raise KeyboardInterrupt
+
+        with pytest.raises(KeyboardInterrupt):
+            finish_bundle(read_bundle(path), path, on_phase=interrupt)
+        assert path.read_bytes() == before
+        assert not (tmp_path / "cache").exists()
 
     def test_another_gpu_is_refused(self, tmp_path: Path, install: Any) -> None:
         install("10.3.0", on=H200)
