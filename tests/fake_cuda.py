@@ -26,6 +26,7 @@ class FakeBindings:
         self.limit_bytes = limit_bytes
         self.calls: list[str] = []
         self.live: dict[int, Any] = {}
+        self.marked: list[int] = []
         self.recording: list[Callable[[], None]] | None = None
         self.CUstreamCaptureMode = SimpleNamespace(CU_STREAM_CAPTURE_MODE_THREAD_LOCAL="thread local")
         self._handles = iter(range(1, 1 << 20))
@@ -113,7 +114,18 @@ class FakeBindings:
         for work in self.live[graph]:
             work()
 
-    _cuStreamDestroy = _cuMemFree = _cuMemFreeHost = _cuGraphDestroy = _cuGraphExecDestroy = _drop
+    def _cuEventCreate(self, flags: int) -> int:
+        return self._handle("event")
+
+    def _cuEventRecord(self, event: int, stream: int) -> None:
+        self.marked.append(event)
+
+    def _cuEventElapsedTime(self, first: int, second: int) -> float:
+        assert first in self.marked[-4:]
+        assert second in self.marked[-4:]
+        return 0.25 * (second - first)  # milliseconds
+
+    _cuStreamDestroy = _cuMemFree = _cuMemFreeHost = _cuGraphDestroy = _cuGraphExecDestroy = _cuEventDestroy = _drop
 
 
 class FakePyCuda:
@@ -136,6 +148,15 @@ class FakePyCuda:
 
     def Stream(self, flags: int) -> Any:
         return SimpleNamespace(handle=7, synchronize=lambda: None)
+
+    def Event(self) -> Any:
+        marks = self._bindings.marked
+
+        def record(stream: Any) -> None:
+            marks.append(id(event))
+
+        event = SimpleNamespace(record=record, time_since=lambda other: 0.25)
+        return event
 
     def mem_alloc(self, size: int) -> Any:
         bindings, address = self._bindings, self._bindings._take(size)

@@ -146,6 +146,7 @@ class _Layout:
             "requires": self.target.needs(),
             "rates": dict(vars(rates_of(self.target))),
             "reason": self.host.pending,
+            "power_mode": self.target.power_mode,
             # Up to TensorRT 10 a DLA takes no Q/DQ pairs: it wants the same scales as a file.
             "calibration_cache_for": self.target.tensorrt if self.target.dla_cores else None,
         }
@@ -196,7 +197,7 @@ class _Layout:
                     f"prune_blocks measures blocks on the target, and '{self.target.name}' is not here: {self.host.pending}",
                     hint="build where the device is, or prune channels",
                 )
-            parameters.update(host=self.host.fingerprint, **self._backend())
+            parameters.update(host=self.host.fingerprint, **self.used.to_json())
             name = self._add(
                 self._unused("prune_blocks"), "prune_blocks", parameters, {"checkpoint": current}, data=True, code=True
             )
@@ -285,7 +286,7 @@ class _Layout:
                 "metric": self._metric(),
                 "accuracy_drop": quantize.accuracy_drop,
                 **({"rates": dict(vars(rates))} if self.host.pending else {"host": self.host.fingerprint}),
-                **self._backend(),
+                **self.used.to_json(),
             }
             assigned = self._add("assign_precision", "assign_precision", parameters, inputs, data=True)
             inputs["precision"] = self.decided["precision"] = OutputOf(assigned, "precision")
@@ -321,9 +322,6 @@ class _Layout:
             "requires": dict(self.host.twin_requires if self.host.pending else self.host.requires),
         }
         return self._add(name, "compile", parameters, {"network": network})
-
-    def _backend(self) -> dict[str, Json]:
-        return self.used.to_json()
 
     def _evaluate(self, name: str, engine: str, *, reference_outputs: OutputOf | None) -> str:
         inputs = dict(_engine_of(engine))

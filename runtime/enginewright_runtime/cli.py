@@ -30,6 +30,7 @@ from enginewright_runtime.measurement import Protocol, pooled_ns
 from enginewright_runtime.npz import read_npz, write_npz
 from enginewright_runtime.session import fitting_engine, open_bundle
 from enginewright_runtime.stats import percentile
+from enginewright_runtime.tensorrt.gpu_time import trtexec_percentile
 
 _PERCENTS = (50.0, 99.0, 99.9)
 
@@ -177,6 +178,10 @@ def _compile(options: argparse.Namespace) -> Answer:
             sum(one.reformat for one in finished.layers),
         )
         lines.append(f"  {len(finished.layers)} layers, of them {integer} int8 and {reformats} that only reformat")
+    if finished.on_gpu is not None:
+        median = trtexec_percentile(finished.on_gpu.compute_ns, 50)
+        lines.append(f"  GPU time {median / 1e6:.4g} ms at the median, taken as trtexec does without a CUDA graph")
+        lines += [f"  warning: {warning}" for warning in finished.on_gpu.warnings()]
     lines += [_agreement_line(agreement) for agreement in finished.agreements]
     if finished.measurement is None:
         found: dict[str, Json] = {"bundle": str(output), "engine": finished.entry.fingerprint, "agrees": False}

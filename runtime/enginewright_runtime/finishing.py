@@ -9,8 +9,9 @@ from collections.abc import Callable, Mapping
 from contextlib import closing
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from enginewright_runtime.backends import Backend, OpenEngine, backend
+from enginewright_runtime.backends import Array, Backend, OpenEngine, backend
 from enginewright_runtime.budget import Evidence, Finding, judge
 from enginewright_runtime.bundle import Bundle, write_bundle
 from enginewright_runtime.canonical import canonical_bytes
@@ -20,6 +21,9 @@ from enginewright_runtime.manifest import EngineEntry, Manifest, PendingEngine
 from enginewright_runtime.measure import EngineToMeasure, Measurement, measure
 from enginewright_runtime.tensorrt.engine_layers import EngineLayer, layers_to_json
 
+if TYPE_CHECKING:
+    from enginewright_runtime.tensorrt.gpu_time import GpuTimes
+
 __all__ = ["Finished", "finish_bundle"]
 
 MODEL_NAME = "model.onnx"
@@ -28,7 +32,7 @@ MODEL_NAME = "model.onnx"
 @dataclass(frozen=True)
 class Finished:
     """`compiled`: the engine was made now, and was not in the bundle before. `warnings` are the backend's own. `layers` are
-    those of the engine, where its backend tells them.
+    those of the engine, and `on_gpu` its times on the GPU, where it is TensorRT's.
 
     `measurement` and `findings` are empty where the engine does not give the golden outputs: what computes something
     else is not worth a latency.
@@ -42,6 +46,7 @@ class Finished:
     measurement: Measurement | None
     findings: tuple[Finding, ...]
     layers: tuple[EngineLayer, ...] = ()
+    on_gpu: GpuTimes | None = None
 
     @property
     def agrees(self) -> bool:
@@ -66,6 +71,8 @@ def finish_bundle(
     pending, chosen = _fitting(bundle)
     requires = chosen.requires(pending.settings)
     fingerprint = chosen.fingerprint(requires)
+    if misfit := chosen.misfit(requires):  # compiled ahead of time for a device that this is not
+        raise NoEngineFits(f"{bundle.path}: its engine does not run here\n  {fingerprint}: {misfit}")
     there = next((entry for entry in bundle.manifest.engines if entry.fingerprint == fingerprint), None)
     warnings: tuple[str, ...] = ()
     if there is not None:
@@ -79,8 +86,9 @@ def finish_bundle(
     golden = read_golden(bundle)
     with closing(chosen.open(engine, entry.settings)) as opened:
         agreements = golden.compare(opened.run(golden.inputs))
-        layers = _layers_of(opened)
-    finished = Finished(entry, there is None, len(engine), warnings, agreements, None, (), layers)
+        right = all(output.agrees for output in agreements)
+        layers, on_gpu = _told_by_tensorrt(opened, golden.inputs, bundle.manifest) if right else ((), None)
+    finished = Finished(entry, there is None, len(engine), warnings, agreements, None, (), layers, on_gpu)
     if not finished.agrees:
         return finished
     on_phase("measuring")
@@ -94,6 +102,8 @@ def finish_bundle(
     more = {f"measurements/{entry.fingerprint}.json": canonical_bytes(taken.to_json())}
     if layers:
         more[f"engines/{entry.fingerprint}/layers.json"] = canonical_bytes(layers_to_json(layers))
+    if on_gpu is not None:
+        more[f"measurements/{entry.fingerprint}.gpu.json"] = canonical_bytes(on_gpu.to_json())
     _write_back(bundle, output, entry, {entry.path: engine, **more})
     return replace(finished, measurement=taken, findings=findings)
 
@@ -154,9 +164,16 @@ def _evidence(manifest: Manifest, taken: Measurement, size_bytes: int) -> Eviden
     )
 
 
-def _layers_of(opened: OpenEngine) -> tuple[EngineLayer, ...]:
-    layers: Callable[[], tuple[EngineLayer, ...]] | None = getattr(opened, "layers", None)
-    return () if layers is None else layers()
+def _told_by_tensorrt(
+    opened: OpenEngine, inputs: Mapping[str, Array], manifest: Manifest
+) -> tuple[tuple[EngineLayer, ...], GpuTimes | None]:
+    """Of an engine of TensorRT its layers, and the times of one sample on the GPU."""
+    from enginewright_runtime.tensorrt.engine import TensorRTEngine
+    from enginewright_runtime.tensorrt.gpu_time import time_on_gpu
+
+    if not isinstance(opened, TensorRTEngine):
+        return (), None
+    return opened.layers(), time_on_gpu(opened, one_sample(inputs, manifest.inputs))
 
 
 def _write_back(bundle: Bundle, output: Path, entry: EngineEntry, more: Mapping[str, bytes]) -> None:

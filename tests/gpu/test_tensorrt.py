@@ -17,6 +17,7 @@ from tests.gpu.networks import images, network
 from enginewright_runtime.backends import backend
 from enginewright_runtime.errors import EngineError
 from enginewright_runtime.tensorrt.device import Device
+from enginewright_runtime.tensorrt.gpu_time import time_on_gpu
 from enginewright_runtime.tensorrt.header import read_header
 from enginewright_runtime.tensorrt.library import Library
 
@@ -163,6 +164,14 @@ def test_int8_against_float16_is_reported(engines: Engines, device: Device, libr
     if medians[True] > medians[False]:
         print("reformats in the int8 engine:", [layer.name for layer in layers if layer.reformat])
     assert min(medians.values()) > 0
+
+
+def test_gpu_time_is_reported_as_trtexec_takes_it(engines: Engines, device: Device) -> None:
+    with opened(engines()) as engine:
+        taken = time_on_gpu(engine, {"image": images(1)}, least_ns=1_000_000_000)
+    found = taken.to_json()
+    print(f"{device.name}: GPU time {found['compute_percentiles_ns']} ns, {taken.warnings()}")
+    assert min(taken.compute_ns) > 0
 
 
 def _resident_bytes() -> int:

@@ -24,6 +24,7 @@ from enginewright_runtime.host import machine
 from enginewright_runtime.manifest import PendingEngine, parse_manifest
 from enginewright_runtime.measure import measure
 from enginewright_runtime.measurement import Measurement
+from enginewright_runtime.tensorrt import gpu_time
 from enginewright_runtime.warm_up import WarmUpRule
 
 SHORT = WarmUpRule(least_ns=1_000_000, least_count=2, window=2, steady_share=1.0, steady_times=1, cap_ns=50_000_000)
@@ -146,6 +147,8 @@ class TestTensorRT:
         done = waiting(tmp_path / "other.ewb", HERE)
         taken = finish_bundle(read_bundle(done), done, sessions=1).measurement
         monkeypatch.setattr(finishing, "measure", lambda *given, **named: taken)
+        quick = partial(gpu_time.time_on_gpu, warm_up_ns=1, least_ns=1)
+        monkeypatch.setattr(gpu_time, "time_on_gpu", quick)
 
     def test_an_orin_compiles_it_and_says_what_the_dla_does_not_take(self, tmp_path: Path, install: Any) -> None:
         install("10.3.0", on=ORIN, dla_cores=2, not_on_dla=("",))
@@ -176,11 +179,16 @@ class TestTensorRT:
         install("11.4.0", on=ORIN)
         path = waiting(tmp_path / "b.ewb", ON_ORIN)
         assert main(["compile", str(path)]) == 4  # one session decides no budget
-        assert "1 layers, of them 1 int8 and 0 that only reformat" in capsys.readouterr().out
+        out = capsys.readouterr().out
+        assert "1 layers, of them 1 int8 and 0 that only reformat" in out
+        assert "GPU time 0.25 ms at the median" in out
         bundle = read_bundle(path)
         [entry] = bundle.manifest.engines
         [layer] = json.loads(bundle.read(f"engines/{entry.fingerprint}/layers.json"))["layers"]
         assert layer["nodes"] == ["conv1", "relu1"]
+        timed = json.loads(bundle.read(f"measurements/{entry.fingerprint}.gpu.json"))
+        assert len(timed["compute_ns"]) == 10
+        assert timed["flags"]["transfers"] is False  # an Orin shares its memory
 
     def test_an_interrupted_build_leaves_the_bundle_and_the_timings_as_they_were(
         self, tmp_path: Path, install: Any

@@ -287,13 +287,15 @@ class FloorRow:
 class Pending:
     """An engine that runs elsewhere: why, and the command that finishes it there.
 
-    `compiled`: it is in the bundle, and only its run is pending. `checked_by`: what parsed and built the structure here;
+    `compiled`: it is in the bundle, and only its run is pending. `power_mode`: in which the target is to be measured; None
+    where it has no modes. `checked_by`: what parsed and built the structure here;
     empty where nothing did. `not_int8`: the int8 layers that are float there.
     """
 
     reason: str
     command: str
     compiled: bool
+    power_mode: str | None
     checked_by: str
     not_int8: tuple[str, ...]
     floors: tuple[FloorRow, ...]

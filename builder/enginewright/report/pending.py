@@ -43,6 +43,10 @@ def pending_sentences(pending: Pending) -> tuple[str, ...]:
         "The accuracy is that of the engine's twin: the network that ships, with its Q/DQ pairs as written, under ONNX "
         "Runtime on this computer. Latency, memory and size are what the device tells."
     )
+    if pending.power_mode:
+        sentences.append(
+            f"The target is to be measured in its power mode {pending.power_mode}: nvpmodel -q tells which one is set."
+        )
     return tuple(sentences)
 
 

@@ -89,6 +89,7 @@ def _pending(step: RunningStep, floor_table: Mapping[str, Any]) -> Pending:
         reason=parameters["reason"],
         command=f"enginewright-runtime compile {parameters['name']}-{parameters['target']}.ewb",
         compiled="engine" in step.inputs,
+        power_mode=parameters["power_mode"],
         checked_by=checked,
         not_int8=tuple(structure["not_int8"]) if structure else (),
         floors=tuple(

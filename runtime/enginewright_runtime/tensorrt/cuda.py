@@ -65,8 +65,17 @@ class Cuda(Protocol):
     def launch(self, graph: int, stream: int) -> None:
         """Put a graph into the stream."""
 
+    def new_event(self) -> int:
+        """A mark that can be put into a stream."""
+
+    def record(self, event: int, stream: int) -> None:
+        """Put a mark into the stream."""
+
+    def elapsed_ns(self, first: int, second: int) -> int:
+        """The time between two marks that the stream has passed, to the half microsecond that CUDA promises."""
+
     def free(self) -> None:
-        """Give back the streams, the graphs and the memory that came from here."""
+        """Give back the streams, the events, the graphs and the memory that came from here."""
 
 
 def open_cuda() -> Cuda:
@@ -96,6 +105,7 @@ class Bindings:
         self._undo: list[tuple[str, Any]] = [("cuDevicePrimaryCtxRelease", self._device)]
         self._streams: dict[int, Any] = {}
         self._graphs: dict[int, Any] = {}
+        self._events: dict[int, Any] = {}
         self._threads: set[int] = set()
         self.enter()
 
@@ -147,6 +157,18 @@ class Bindings:
     def launch(self, graph: int, stream: int) -> None:
         self._call("cuGraphLaunch", self._graphs[graph], self._streams[stream])
 
+    def new_event(self) -> int:
+        event = self._call("cuEventCreate", 0)
+        self._undo.append(("cuEventDestroy", event))
+        self._events[int(event)] = event
+        return int(event)
+
+    def record(self, event: int, stream: int) -> None:
+        self._call("cuEventRecord", self._events[event], self._streams[stream])
+
+    def elapsed_ns(self, first: int, second: int) -> int:
+        return round(self._call("cuEventElapsedTime", self._events[first], self._events[second]) * 1e6)
+
     def free(self) -> None:
         self.enter()
         while self._undo:
@@ -171,6 +193,7 @@ class PyCuda:
         self._kept: list[Any] = []
         self._library: Any = None
         self._graphs: list[int] = []
+        self._events: list[Any] = []
         self._threads: set[int] = set()
         atexit.register(self.free)  # pycuda aborts where its stack of contexts is not empty at the end
         self.enter()
@@ -220,6 +243,16 @@ class PyCuda:
     def launch(self, graph: int, stream: int) -> None:
         self._drive("cuGraphLaunch", ctypes.c_void_p(graph), ctypes.c_void_p(stream))
 
+    def new_event(self) -> int:
+        self._events.append(self._driver.Event())
+        return len(self._events) - 1
+
+    def record(self, event: int, stream: int) -> None:
+        self._events[event].record(self._streams[stream])
+
+    def elapsed_ns(self, first: int, second: int) -> int:
+        return round(self._events[second].time_since(self._events[first]) * 1e6)
+
     def free(self) -> None:
         atexit.unregister(self.free)
         self.enter()
@@ -227,6 +260,7 @@ class PyCuda:
             self._drive("cuGraphExecDestroy", ctypes.c_void_p(self._graphs.pop()))
         while self._kept:
             self._kept.pop().free()
+        self._events.clear()
         self._streams.clear()
         self._context.pop()
         self._context.detach()

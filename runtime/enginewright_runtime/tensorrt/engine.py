@@ -5,7 +5,9 @@ The named tensors (set_input_shape, set_tensor_address, execute_async_v3) are th
 
 from __future__ import annotations
 
+import itertools
 import threading
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from math import prod
@@ -88,6 +90,7 @@ class TensorRTEngine:
         self._graphs: dict[tuple[Shape, ...], int] | None = {} if settings.cuda_graph else None
         self._lock = threading.Lock()
         self._stream = cuda.new_stream()
+        self._marks: list[int] = []
         self._inputs: list[_Tensor] = []
         self._outputs: list[_Tensor] = []
         self._take_memory()
@@ -113,6 +116,33 @@ class TensorRTEngine:
                     )
                 np.copyto(into, tensor.view)
 
+    @property
+    def transfers(self) -> bool:
+        """Whether inputs and outputs are copied to the GPU and back."""
+        return not self._in_place
+
+    def time_once(self, inputs: Mapping[str, Array]) -> tuple[int, int, int, int]:
+        """One inference without a graph, timed on the GPU: nanoseconds of the copies in, the computation, the copies out,
+        and of the processor while it enqueued the computation.
+        """
+        with self._lock:
+            self._ready(inputs)
+            if not self._marks:
+                self._marks = [self._cuda.new_event() for _ in range(4)]
+            started, entered, left, ended = self._marks
+            self._cuda.record(started, self._stream)
+            self._copy_in()
+            self._cuda.record(entered, self._stream)
+            before = time.perf_counter_ns()
+            self._compute()
+            enqueued = time.perf_counter_ns() - before
+            self._cuda.record(left, self._stream)
+            self._copy_out()
+            self._cuda.record(ended, self._stream)
+            self._cuda.wait(self._stream)
+            spans = itertools.pairwise(self._marks)
+            return (*(self._cuda.elapsed_ns(first, second) for first, second in spans), enqueued)  # type: ignore[return-value]
+
     def layers(self) -> tuple[EngineLayer, ...]:
         """What TensorRT made of the network. Raises EngineError where it does not tell."""
         inspector = self._engine.create_engine_inspector()
@@ -137,6 +167,15 @@ class TensorRTEngine:
             self._cuda.free()
 
     def _infer(self, inputs: Mapping[str, Array]) -> None:
+        self._ready(inputs)
+        if self._graphs is None:
+            self._enqueue()
+        else:
+            self._cuda.launch(self._graph(self._graphs), self._stream)
+        self._cuda.wait(self._stream)
+
+    def _ready(self, inputs: Mapping[str, Array]) -> None:
+        """The inputs in page-locked memory, and their shapes told to TensorRT."""
         if self._engine is None:
             raise EngineError("the engine is closed")
         self._cuda.enter()
@@ -145,18 +184,22 @@ class TensorRTEngine:
             if array.shape != tensor.shape:
                 self._take_shapes(inputs)
             np.copyto(tensor.view, array)
-        if self._graphs is None:
-            self._enqueue()
-        else:
-            self._cuda.launch(self._graph(self._graphs), self._stream)
-        self._cuda.wait(self._stream)
 
     def _enqueue(self) -> None:
+        self._copy_in()
+        self._compute()
+        self._copy_out()
+
+    def _copy_in(self) -> None:
         if not self._in_place:
             for tensor in self._inputs:
                 self._cuda.copy_in(tensor.device, tensor.host, tensor.size, self._stream)
+
+    def _compute(self) -> None:
         if not self._context.execute_async_v3(self._stream):
             raise failure(self._library, self._log, "could not run the engine")
+
+    def _copy_out(self) -> None:
         if not self._in_place:
             for tensor in self._outputs:
                 self._cuda.copy_out(tensor.host, tensor.device, tensor.size, self._stream)

@@ -207,3 +207,23 @@ def test_needs_and_misfits_name_what_differs(install: Any) -> None:
     assert "it needs compute capability 8.7, and the NVIDIA H200 here has 9.0" in chosen.misfit(needs)
     assert "was tuned on a Orin" in chosen.misfit({**needs, "compute_capability": "9.0"})
     assert "does not know" in chosen.misfit({**needs, "moon": "full"})
+
+
+@pytest.mark.parametrize("through", ["cuda.bindings", "pycuda"])
+def test_an_inference_is_timed_between_events_around_its_three_parts(install: Any, through: str) -> None:
+    install("10.3.0", through=through)
+    engine = opened(cuda_graph=True)
+    taken = engine.time_once({"x": sample(2)})
+    assert taken[:3] == (250_000, 250_000, 250_000)
+    assert taken[3] > 0
+    engine.close()
+
+
+def test_timing_takes_its_events_once_and_gives_them_back(install: Any) -> None:
+    cuda = install("10.3.0").world.cuda
+    engine = opened()
+    for _ in range(20):
+        engine.time_once({"x": sample(2)})
+    assert cuda.calls.count("cuEventCreate") == 4
+    engine.close()
+    assert cuda.live == {}
