@@ -12,11 +12,13 @@ from enginewright.recipe import Recipe
 from enginewright.target import Target
 from enginewright_runtime.canonical import Json
 
-__all__ = ["TWIN_TOLERANCE", "EngineSettings", "own_settings", "twin_settings"]
+__all__ = ["TWIN_TOLERANCE", "EngineSettings", "own_settings", "twin_settings", "typed_by_the_network"]
 
 # The batches that a TensorRT engine takes, and the one that its kernels are chosen for: a camera gives one image, and
 # an evaluation on the device many.
 _BATCHES: tuple[int, int, int] = (1, 1, 32)
+
+_TYPED_FROM = 11  # TensorRT has no flags of precision from here on
 
 # How far the device's outputs may be from its twin's, as a share of the largest: it sums in another order and keeps what is
 # not quantized in float16, so int8 values are rounded otherwise here and there.
@@ -50,6 +52,16 @@ def twin_settings(target: Target, dialect: str) -> EngineSettings:
     """On ONNX Runtime here, so that it computes what the target will."""
     settings: dict[str, Json] = {"threads": target.threads}
     return EngineSettings("onnxruntime", settings, {**settings, **_of_the_dialect(dialect)})
+
+
+def typed_by_the_network(target: Target, requires: Mapping[str, str]) -> bool:
+    """Whether what compiles the target's engine goes by the network's types, and not by flags: TensorRT from 11 on, and
+    TensorRT-RTX. `requires`: what an engine made here needs; where that is not known, the version that the target pins.
+    """
+    if target.backend == "tensorrt_rtx":
+        return True
+    version = requires.get("tensorrt") or target.tensorrt or ""
+    return target.on_gpu and version.partition(".")[0].isdigit() and int(version.partition(".")[0]) >= _TYPED_FROM
 
 
 def _of_the_dialect(name: str) -> dict[str, Json]:

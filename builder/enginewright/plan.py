@@ -29,7 +29,7 @@ from enginewright.compression import (
     Student,
     Training,
 )
-from enginewright.engine_settings import TWIN_TOLERANCE, own_settings, twin_settings
+from enginewright.engine_settings import TWIN_TOLERANCE, own_settings, twin_settings, typed_by_the_network
 from enginewright.errors import UsageError
 from enginewright.plain_json import plain_json
 from enginewright.recipe import Factory, Recipe, effective_budget
@@ -124,13 +124,17 @@ class _Layout:
         """The bundle of an engine that runs elsewhere; `twin` is the step that compiled what was evaluated."""
         inputs = {**packed, "twin": OutputOf(twin, "engine"), "twin_entry": OutputOf(twin, "entry")}
         settings = self.own.quantized if network.output == "quantized" else self.own.plain
+        compiled_from = network
+        if self.target.on_gpu:  # the device's TensorRT may go by flags or by types: the bundle has a network for each
+            inputs["half"] = self._half("half", network)
+            compiled_from = inputs["half"] if typed_by_the_network(self.target, self.host.requires) else network
         if self.host.checker and self.target.on_gpu:
             check: dict[str, Json] = {
                 "checker": self.host.checker,
                 "compute_capability": self.target.compute_capability,
                 "sizes": self.own.plain["sizes"],
             }
-            name = self._add("check", "check", check, {"network": network, "layers": packed["layers"]})
+            name = self._add("check", "check", check, {"network": compiled_from, "layers": packed["layers"]})
             inputs["structure"] = OutputOf(name, "structure")
         if self.host.requires:
             compiled: dict[str, Json] = {
@@ -138,7 +142,7 @@ class _Layout:
                 "settings": dict(settings),
                 "requires": dict(self.host.requires),
             }
-            inputs.update(_engine_of(self._add("compile", "compile", compiled, {"network": network})))
+            inputs.update(_engine_of(self._add("compile", "compile", compiled, {"network": compiled_from})))
         parameters: dict[str, Json] = {
             **self._packed_parameters(),
             "backend": self.own.backend,
@@ -321,7 +325,12 @@ class _Layout:
             "settings": dict(self.used.quantized if network.output == "quantized" else self.used.plain),
             "requires": dict(self.host.twin_requires if self.host.pending else self.host.requires),
         }
+        if not self.host.pending and typed_by_the_network(self.target, self.host.requires):
+            network = self._half(name.replace("compile", "half"), network)
         return self._add(name, "compile", parameters, {"network": network})
+
+    def _half(self, name: str, network: OutputOf) -> OutputOf:
+        return OutputOf(self._add(name, "half", {}, {"network": network}), "network")
 
     def _evaluate(self, name: str, engine: str, *, reference_outputs: OutputOf | None) -> str:
         inputs = dict(_engine_of(engine))

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 __all__ = ["Finished", "finish_bundle"]
 
 MODEL_NAME = "model.onnx"
+HALF_NAME = "model.float16.onnx"  # for a TensorRT that goes by the network's types
 
 
 @dataclass(frozen=True)
@@ -79,7 +80,7 @@ def finish_bundle(
         entry, engine = there, bundle.read(there.path)
     else:
         on_phase("compiling the engine")
-        engine, warnings = _compile(chosen, bundle.read(MODEL_NAME), pending, on_phase)
+        engine, warnings = _compile(chosen, bundle, pending, on_phase)
         path = f"engines/{fingerprint}/engine"
         entry = EngineEntry(fingerprint, pending.backend, path, pending.settings, requires)
     on_phase("running the golden inputs")
@@ -138,15 +139,17 @@ def _fitting(bundle: Bundle) -> tuple[PendingEngine, Backend]:
 
 
 def _compile(
-    chosen: Backend, model: bytes, pending: PendingEngine, on_phase: Callable[[str], None]
+    chosen: Backend, bundle: Bundle, pending: PendingEngine, on_phase: Callable[[str], None]
 ) -> tuple[bytes, tuple[str, ...]]:
     """The engine, and what its compiler warned of: layers that a DLA does not take, for one."""
     from enginewright_runtime.backends.tensorrt import TensorRT
 
     if not isinstance(chosen, TensorRT):
-        return chosen.compile(model, pending.settings), ()
+        return chosen.compile(bundle.read(MODEL_NAME), pending.settings), ()
+    half = HALF_NAME in bundle.contents and pending.settings.get("precision", "float16") == "float16"
+    model = HALF_NAME if half and chosen.typed_by_the_network() else MODEL_NAME
     built = chosen.build(
-        model, pending.settings, on_phase=lambda name, done, total: on_phase(f"{name} ({done} of {total})")
+        bundle.read(model), pending.settings, on_phase=lambda name, done, total: on_phase(f"{name} ({done} of {total})")
     )
     on_gpu = tuple(f"not on the DLA, on the GPU: {name}" for name in built.on_gpu)
     return built.engine, (*on_gpu, *built.warnings)

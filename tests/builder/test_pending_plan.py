@@ -43,7 +43,7 @@ def names(plan: Plan) -> list[str]:
 
 def test_the_twin_is_compiled_and_evaluated_and_nothing_is_measured() -> None:
     plan = plan_of()
-    assert names(plan)[-4:] == ["twin/compile", "evaluate", "check", "pack"]
+    assert names(plan)[-5:] == ["twin/compile", "evaluate", "half", "check", "pack"]
     assert "measure" not in names(plan)
     twin = plan.step("twin/compile").parameters
     assert twin["backend"] == "onnxruntime"
@@ -86,6 +86,17 @@ def test_an_engine_that_is_compiled_ahead_of_time_is_in_the_bundle() -> None:
     assert compiled["backend"] == "tensorrt_rtx"
     assert compiled["settings"] == {"compute_capability": "8.9", "sizes": {"batch": [1, 1, 32]}}
     assert plan.step("pack").inputs["engine"] == OutputOf("compile", "engine")
+    assert plan.step("compile").inputs["network"] == OutputOf("half", "network")
+
+
+def test_a_tensorrt_that_goes_by_types_gets_the_network_in_float16_and_another_does_not() -> None:
+    assert plan_of().step("check").inputs["network"].step == "quantize"
+    assert plan_of(replace(ORIN, tensorrt="11.4")).step("check").inputs["network"] == OutputOf("half", "network")
+    here = replace(ON_THE_DEVICE, requires={**ON_THE_DEVICE.requires, "tensorrt": "11.4.0"})
+    plan = plan_of(ORIN, here)
+    for compiled, half in (("compile", "half"), ("reference/compile", "reference/half")):
+        assert plan.step(compiled).inputs["network"] == OutputOf(half, "network")
+    assert "half" not in names(plan_of(ORIN, ON_THE_DEVICE))
 
 
 def test_without_tensorrt_rtx_the_structure_is_not_checked_and_the_bundle_is_made() -> None:

@@ -173,6 +173,20 @@ class TestTensorRT:
         with pytest.raises(NoEngineFits, match=r"needs TensorRT 10\.3\.0, and 8\.6\.1(.|\n)*needs TensorRT 10\.13\.3"):
             enginewright_runtime.open(path)
 
+    @pytest.mark.parametrize(("version", "name"), [("10.3.0", "model.onnx"), ("11.4.0", "model.float16.onnx")])
+    def test_a_version_that_goes_by_types_compiles_the_network_in_float16(
+        self, tmp_path: Path, install: Any, version: str, name: str
+    ) -> None:
+        install(version, on=ORIN)
+        path = waiting(tmp_path / "b.ewb", ON_ORIN)
+        bundle = read_bundle(path)
+        files = {file: bundle.read(file) for file in bundle.contents}
+        half = files["model.onnx"].replace(b"product", b"another")  # tells the two apart in the engine
+        write_bundle(path, bundle.manifest, {**files, "model.float16.onnx": half})
+        done = finish_bundle(read_bundle(path), path)
+        engine = read_bundle(path).read(done.entry.path)
+        assert (b"another".hex().encode() in engine) == (name == "model.float16.onnx")
+
     def test_what_tensorrt_says_of_the_layers_is_in_the_bundle(
         self, tmp_path: Path, install: Any, capsys: pytest.CaptureFixture[str]
     ) -> None:

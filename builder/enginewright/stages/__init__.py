@@ -125,7 +125,7 @@ STAGES: Mapping[str, Stage] = {
         1,
         _module("compile"),
         {"engine": "engine", "entry": "engine-entry"},
-        consumes={"network": ("network", "quantized")},
+        consumes={"network": ("network", "quantized", "half")},
         tools=("enginewright-runtime",),  # the backend's own version is in the parameter `requires`
     ),
     "evaluate": Stage(
@@ -148,11 +148,14 @@ STAGES: Mapping[str, Stage] = {
         },
         tools=("numpy", "enginewright-runtime"),
     ),
+    "half": Stage(
+        1, _module("half"), {"network": "half"}, consumes={"network": ("network", "quantized")}, tools=("onnx", "numpy")
+    ),
     "check": Stage(
         1,
         _module("check"),
         {"structure": "structure"},
-        consumes={"network": ("network", "quantized"), "layers": ("layers",)},
+        consumes={"network": ("network", "quantized", "half"), "layers": ("layers",)},
         tools=("enginewright-runtime",),  # TensorRT-RTX's own version is in the parameter `checker`
     ),
     "pack_pending": Stage(
@@ -169,7 +172,7 @@ STAGES: Mapping[str, Stage] = {
             "twin": ("engine",),
             "twin_entry": ("engine-entry",),
         },
-        optional={**_ENGINE, "structure": ("structure",), **_DECIDED},
+        optional={**_ENGINE, "half": ("half",), "structure": ("structure",), **_DECIDED},
         tools=("numpy", "jinja2", "enginewright", "enginewright-runtime"),
         keeps_history=True,
     ),

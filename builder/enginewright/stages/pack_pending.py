@@ -121,6 +121,8 @@ def _write_bundle(step: RunningStep, evaluations: Mapping[str, Any], floor_table
         "report.html": page.encode(),
         "floors.json": json.dumps(floor_table).encode(),
     }
+    if "half" in step.inputs:
+        files["model.float16.onnx"] = step.inputs["half"].read_bytes()
     if "structure" in step.inputs:
         files["structure.json"] = step.inputs["structure"].read_bytes()
     if parameters["calibration_cache_for"] is not None and "scales" in step.inputs:

@@ -33,6 +33,10 @@ class TensorRT:
         """Whether it builds without the device."""
         return self.name == "tensorrt_rtx"
 
+    def typed_by_the_network(self) -> bool:
+        """Whether the installed version goes by the network's types, and not by flags. Raises BackendMissing."""
+        return not load(self.name).typed_by_flags
+
     def requires(self, settings: Mapping[str, Json] | None = None) -> dict[str, str]:
         """What an engine built here needs; raises NoDevice where only the device can tell. See Backend."""
         version = installed_version(self.name)
