@@ -211,7 +211,8 @@ def test_a_recipe_with_faults_shows_all_of_them_with_their_lines(run: Run, tiny:
 def test_a_plan_of_a_new_project_lists_every_step_and_changes_nothing(run: Run, tiny: TinyProject) -> None:
     steps = run("plan", "tiny", "--target", "cpu", "--json").json["steps"]
     of_the_toolbox = {"import_onnx", "prune_blocks", "factorize", "sparsify", "recalibrate", "student", "equalize"}
-    assert {step["stage"] for step in steps} == set(STAGES) - of_the_toolbox
+    elsewhere = {"half", "check", "pack_pending"}  # of engines that run on another device
+    assert {step["stage"] for step in steps} == set(STAGES) - of_the_toolbox - elsewhere
     assert [step["status"] for step in steps] == ["stale"] + ["waits"] * (len(steps) - 1)
     assert steps[0]["reasons"] == ["it was never built"]
     assert len(run("plan", "tiny", "--target", "cpu").out.splitlines()) == len(steps)

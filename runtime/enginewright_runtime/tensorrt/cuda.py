@@ -167,7 +167,7 @@ class Bindings:
         self._call("cuEventRecord", self._events[event], self._streams[stream])
 
     def elapsed_ns(self, first: int, second: int) -> int:
-        return round(self._call("cuEventElapsedTime", self._events[first], self._events[second]) * 1e6)
+        return round(float(self._call("cuEventElapsedTime", self._events[first], self._events[second])) * 1e6)
 
     def free(self) -> None:
         self.enter()
@@ -251,7 +251,7 @@ class PyCuda:
         self._events[event].record(self._streams[stream])
 
     def elapsed_ns(self, first: int, second: int) -> int:
-        return round(self._events[second].time_since(self._events[first]) * 1e6)
+        return round(float(self._events[second].time_since(self._events[first])) * 1e6)
 
     def free(self) -> None:
         atexit.unregister(self.free)

@@ -86,12 +86,12 @@ def time_on_gpu(
     until = clock() + warm_up_ns
     while clock() < until:
         engine.time_once(inputs)
-    samples = []
+    samples: list[tuple[int, int, int, int]] = []
     until = clock() + least_ns
     while clock() < until or len(samples) < _LEAST_ITERATIONS:
         samples.append(engine.time_once(inputs))
-    columns = [tuple(column) for column in zip(*samples, strict=True)]
-    return GpuTimes(*columns, transfers=engine.transfers)
+    entered, computed, left, enqueued = (tuple(column) for column in zip(*samples, strict=True))
+    return GpuTimes(entered, computed, left, enqueued, transfers=engine.transfers)
 
 
 def trtexec_percentile(samples: Sequence[int], percent: float) -> int:
