@@ -1,7 +1,8 @@
 """The command line: the only module that prints and that decides exit codes.
 
 Results go to standard output, progress and errors to standard error. Exit codes: 0 ok, 1 a budget was missed, 2 bad
-recipe, target or usage, 3 our bug, 4 inconclusive (a gate, or a build under --strict), 130 interrupted.
+recipe, target or usage, 3 our bug, 4 inconclusive (a gate, or a build under --strict) or pending (under
+--require-measured), 130 interrupted.
 """
 
 from __future__ import annotations
@@ -152,6 +153,9 @@ def _parser() -> argparse.ArgumentParser:
         command.add_argument("--json", action="store_true", help="print one JSON object on standard output")
         if name == "build":
             command.add_argument("--strict", action="store_true", help="end with 4 where the verdict is INCONCLUSIVE")
+            command.add_argument(
+                "--require-measured", action="store_true", help="end with 4 where the engine is still to be measured"
+            )
         if name == "why":
             command.add_argument("step", metavar="STEP", nargs="?", help="only this step")
     command = add(
@@ -177,7 +181,7 @@ def _parser() -> argparse.ArgumentParser:
     command.add_argument("--json", action="store_true", help="print one JSON object on standard output")
     command = add("schema", _schema, "print the JSON Schema of recipes or targets, for editors")
     command.add_argument("kind", choices=("recipe", "target"))
-    command = add("targets", _targets, "list the targets")
+    command = add("targets", _targets, "list the targets, and what this host can do for each: build, run, or neither")
     command.add_argument("--json", action="store_true", help="print one JSON object on standard output")
     command = add("trend", _trend, "show how the figures went over commits, with every change marked")
     command.add_argument(
@@ -230,7 +234,8 @@ def _build(arguments: argparse.Namespace) -> ExitCode:
     verdict = result.result["verdict"]
     if verdict == "FAIL":
         return ExitCode.FAILED
-    return ExitCode.INCONCLUSIVE if verdict == "INCONCLUSIVE" and arguments.strict else ExitCode.OK
+    open_ends = {"INCONCLUSIVE": arguments.strict, "PENDING": arguments.require_measured}
+    return ExitCode.INCONCLUSIVE if open_ends.get(verdict) else ExitCode.OK
 
 
 def _gate(arguments: argparse.Namespace) -> ExitCode:
@@ -341,6 +346,7 @@ def _schema(arguments: argparse.Namespace) -> ExitCode:
 
 
 def _targets(arguments: argparse.Namespace) -> ExitCode:
+    from enginewright.abilities import ability
     from enginewright.errors import UsageError
     from enginewright.project import find_project
     from enginewright.target import catalogue, load_targets
@@ -349,19 +355,24 @@ def _targets(arguments: argparse.Namespace) -> ExitCode:
         project = find_project(_here())
     except UsageError:
         project = None  # outside a project there is still the catalogue that comes with enginewright
-    targets = load_targets(catalogue(project))
+    found = [(item, ability(item)) for item in load_targets(catalogue(project))]
     if arguments.json:
-        _say(
-            json.dumps(
-                [
-                    {"name": item.name, "summary": item.summary, "backend": item.backend, "build": item.build}
-                    for item in targets
-                ]
-            )
-        )
+        listed = [
+            {
+                "name": item.name,
+                "summary": item.summary,
+                "backend": item.backend,
+                "build": item.build,
+                "builds": can.builds,
+                "runs": can.runs,
+                "why": can.why,
+            }
+            for item, can in found
+        ]
+        _say(json.dumps(listed))
     else:
-        for item in targets:
-            _say(f"{item.name:<12} {item.backend:<12} {item.summary}")
+        for item, can in found:
+            _say(f"{item.name:<13} {item.backend:<13} {item.summary}\n{'':<13} {can.words}")
     return ExitCode.OK
 
 

@@ -1,4 +1,4 @@
-"""The command line: ``enginewright-runtime verify|info|run|check|bench|watch BUNDLE`` and
+"""The command line: ``enginewright-runtime verify|info|run|check|bench|watch|compile BUNDLE`` and
 ``install|rollback|status|list --root DIR``. The only module that prints and exits.
 """
 
@@ -25,11 +25,12 @@ from enginewright_runtime.bench.subject import subject
 from enginewright_runtime.budget import Finding, Verdict
 from enginewright_runtime.bundle import Bundle, read_bundle
 from enginewright_runtime.canonical import Json, canonical_bytes
+from enginewright_runtime.compile_command import add_compile_options, run_compile
 from enginewright_runtime.errors import EnginewrightError, InputError
 from enginewright_runtime.exit_codes import ExitCode
 from enginewright_runtime.golden import OutputAgreement, read_golden
 from enginewright_runtime.installation.commands import COMMANDS, HELP, add_arguments
-from enginewright_runtime.manifest import EngineEntry
+from enginewright_runtime.manifest import EngineEntry, PendingEngine
 from enginewright_runtime.npz import read_npz, write_npz
 from enginewright_runtime.option_types import positive_number
 from enginewright_runtime.session import open_bundle
@@ -40,7 +41,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command and return its exit code."""
     options = _parser().parse_args(arguments)
     commands = {"verify": _verify, "info": _info, "run": _run, "check": _check, "bench": _bench, "watch": run_watch}
-    commands |= dict.fromkeys(COMMANDS, _installing)
+    commands |= {"compile": _compile, **dict.fromkeys(COMMANDS, _installing)}
     try:
         answer = commands[options.command](options)
     except EnginewrightError as error:
@@ -75,6 +76,7 @@ def _parser() -> argparse.ArgumentParser:
         "check": "compare the golden outputs and judge the budgets, with as many samples as that takes",
         "bench": "measure the latency in fresh processes and judge it against the budgets, or ask another question",
         "watch": "run at a rate and judge the latency all the time: JSON lines, and figures for Prometheus",
+        "compile": "on the device: compile the engine that is pending, check and measure it, and write it into the bundle",
     }.items():
         command = commands.add_parser(name, help=help_text, description=help_text)
         command.add_argument("bundle", type=Path, metavar="BUNDLE")
@@ -94,6 +96,8 @@ def _parser() -> argparse.ArgumentParser:
             command.add_argument("--output", type=Path, metavar="M.json", help="where to write all raw samples")
         if name == "bench":
             add_bench_options(command)
+        if name == "compile":
+            add_compile_options(command)
     for name, help_text in HELP.items():
         add_arguments(commands.add_parser(name, help=help_text, description=help_text), name)
     return parser
@@ -168,6 +172,10 @@ def _check(options: argparse.Namespace) -> Answer:
     return sensors.told_in(check_answer(checked, found, max_seconds=options.max_seconds))
 
 
+def _compile(options: argparse.Namespace) -> Answer:
+    return run_compile(options, on_phase=lambda phase: print(phase, file=sys.stderr), on_progress=_progress)
+
+
 def _misfit(engine: EngineEntry) -> str:
     try:
         return backend(engine.backend).misfit(engine.requires)
@@ -184,11 +192,19 @@ def _info_lines(bundle: Bundle, misfits: dict[str, str]) -> list[str]:
     rows += [("budget", f"{name} {limit:g}") for name, limit in manifest.budget.items()]
     rows += [("accuracy", f"{name} {share:.4g}") for name, share in manifest.accuracy.items()]
     rows += [("engine", f"{name}: {misfit or 'runs here'}") for name, misfit in misfits.items()]
-    rows += [] if misfits else [("engine", "none: it is built on the device")]
+    rows += [
+        ("pending", f"{engine.backend}, on {_needs(engine)}: enginewright-runtime compile")
+        for engine in manifest.pending
+    ]
+    rows += [] if misfits or manifest.pending else [("engine", "none")]
     rows += [("version", f"{name} {version}") for name, version in manifest.versions.items()]
     rows += [("step", f"{step.name} {step.key}") for step in manifest.steps]
     rows += [("file", f"{name}, {entry.size} bytes") for name, entry in manifest.files.items()]
     return [f"{label:9} {text}" for label, text in rows]
+
+
+def _needs(engine: PendingEngine) -> str:
+    return ", ".join(f"{name.replace('_', ' ')} {value}" for name, value in engine.requires.items()) or "any device"
 
 
 def _read_inputs(path: Path) -> dict[str, Array]:

@@ -59,6 +59,18 @@ class EngineEntry:
 
 
 @dataclass(frozen=True)
+class PendingEngine:
+    """An engine that the device makes from the bundle's model: with which backend and settings, and on which devices.
+
+    `requires` holds those of the backend's needs that the device must have; the others it brings itself.
+    """
+
+    backend: str
+    settings: Mapping[str, Json]
+    requires: Mapping[str, str]
+
+
+@dataclass(frozen=True)
 class BuildStep:
     """One step of the build that made the bundle, and its key."""
 
@@ -84,6 +96,7 @@ class Manifest:
     versions: Mapping[str, str] = field(default_factory=dict)
     files: Mapping[str, FileEntry] = field(default_factory=dict)
     engines: tuple[EngineEntry, ...] = ()
+    pending: tuple[PendingEngine, ...] = ()
     recipe: str = ""
     steps: tuple[BuildStep, ...] = ()
     sequence: int = 0
@@ -114,6 +127,7 @@ class Manifest:
                 }
                 for engine in self.engines
             ],
+            **({"pending": [dict(vars(engine)) for engine in self.pending]} if self.pending else {}),
             "recipe": self.recipe,
             "steps": [{"name": step.name, "key": step.key} for step in self.steps],
             **({"sequence": self.sequence} if self.sequence else {}),
@@ -177,6 +191,9 @@ def _manifest(document: JsonField) -> Manifest:
             for path, entry in document.field("files").fields().items()
         },
         engines=tuple(_engine(item) for item in document.field("engines").items()),
+        pending=tuple(_pending(item) for item in document.field("pending").items())
+        if "pending" in document.mapping()
+        else (),
         recipe=document.field("recipe").text(longest=LARGEST_BYTES),
         steps=tuple(
             BuildStep(name=item.field("name").text(), key=_digest(item.field("key")))
@@ -184,7 +201,7 @@ def _manifest(document: JsonField) -> Manifest:
         ),
         sequence=_sequence(document.field("sequence")) if numbered else 0,
     )
-    ours = {*manifest.to_json(), "sequence"}
+    ours = {*manifest.to_json(), "sequence", "pending"}
     extra = {key: value for key, value in document.mapping().items() if key not in ours}
     return replace(manifest, extra=extra)
 
@@ -212,6 +229,14 @@ def _engine(item: JsonField) -> EngineEntry:
         fingerprint=item.field("fingerprint").text(pattern=_NAME, rule="must be a plain name", longest=200),
         backend=item.field("backend").text(pattern=_NAME, rule="must be a plain name", longest=100),
         path=_path(item.field("path").text(), item.field("path")),
+        settings=item.field("settings").mapping(),
+        requires=item.field("requires").texts(),
+    )
+
+
+def _pending(item: JsonField) -> PendingEngine:
+    return PendingEngine(
+        backend=item.field("backend").text(pattern=_NAME, rule="must be a plain name", longest=100),
         settings=item.field("settings").mapping(),
         requires=item.field("requires").texts(),
     )

@@ -55,7 +55,8 @@ def fitting_engine(bundle: Bundle) -> EngineEntry:
     if missing:
         raise BackendMissing(f"{bundle.path}: {missing.message}", hint=missing.hint)
     found = "\n".join(f"  {reason}" for reason in reasons) or "  it holds none: its engine is built on the device"
-    raise NoEngineFits(f"{bundle.path}: no engine of this bundle runs on this machine\n{found}")
+    hint = "on its device: enginewright-runtime compile BUNDLE" if bundle.manifest.pending else ""
+    raise NoEngineFits(f"{bundle.path}: no engine of this bundle runs on this machine\n{found}", hint=hint)
 
 
 class Session:

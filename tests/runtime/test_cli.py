@@ -106,7 +106,7 @@ def test_info_works_where_no_engine_runs(command: Command, tmp_path: Path) -> No
     write_bundle(path, tiny_manifest(), {"model.onnx": b"a model"})
     ran = command("info", path)
     assert ran.code == 0
-    assert "engine    none: it is built on the device" in ran.out
+    assert "engine    none" in ran.out
 
 
 def test_run_compares_the_golden_outputs(command: Command, tiny_path: Path) -> None:

@@ -307,6 +307,36 @@ class Compression:
 
 
 @dataclass(frozen=True)
+class FloorRow:
+    """The roofline floors of a layer on the target: no latencies. None where a rate of the target is not known."""
+
+    name: str
+    precision: str
+    compute_ns: float | None
+    memory_ns: float | None
+    bound: str
+
+
+@dataclass(frozen=True)
+class Pending:
+    """An engine that runs elsewhere: why, and the command that finishes it there.
+
+    `compiled`: it is in the bundle, and only its run is pending. `power_mode`: in which the target is to be measured; None
+    where it has no modes. `checked_by`: what parsed and built the structure here;
+    empty where nothing did. `not_int8`: the int8 layers that are float there.
+    """
+
+    reason: str
+    command: str
+    compiled: bool
+    power_mode: str | None
+    checked_by: str
+    not_int8: tuple[str, ...]
+    floors: tuple[FloorRow, ...]
+    total_floor_ns: float | None
+
+
+@dataclass(frozen=True)
 class ReportData:
     """Everything that a report shows. `recipe` is the recipe's text as rendered.
 
@@ -330,6 +360,7 @@ class ReportData:
     warnings: tuple[str, ...] = ()
     latency_evicted: Latency | None = None
     compression: Compression = Compression()
+    pending: Pending | None = None
 
     @property
     def metric(self) -> str:

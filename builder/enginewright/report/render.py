@@ -12,7 +12,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup, escape
 
 from enginewright import units
-from enginewright.report import accuracy, caches, cells, charts, comparison, compression, latency, layers
+from enginewright.report import accuracy, caches, cells, charts, comparison, compression, latency, layers, pending
 from enginewright.report.data import Compression, ReportData
 from enginewright.report.frontier_chart import frontier_chart
 from enginewright.report.training_chart import training_chart
@@ -74,10 +74,22 @@ def _view(data: ReportData) -> dict[str, object]:
         "open_warnings": data.warnings[:_OPEN_WARNINGS],
         "folded_warnings": data.warnings[_OPEN_WARNINGS:],
         "longest_step": max((step.seconds for step in data.steps), default=0.0) or 1.0,
+        **_pending_view(data),
         **_latency_view(data),
         **_accuracy_view(data),
         **_compression_view(data),
         **_layer_view(data),
+    }
+
+
+def _pending_view(data: ReportData) -> dict[str, object]:
+    waiting = data.pending
+    return {
+        "pending": waiting,
+        "pending_sentences": pending.pending_sentences(waiting) if waiting else (),
+        "floor_rows": pending.floor_rows(waiting) if waiting else (),
+        "total_floor": pending.total_floor(waiting) if waiting else "",
+        "floors_note": pending.FLOORS_NOTE,
     }
 
 

@@ -111,7 +111,7 @@ class OnnxRuntime:
     name = "onnxruntime"
     extra = "onnxruntime"
 
-    def requires(self) -> dict[str, str]:
+    def requires(self, settings: Mapping[str, Json] | None = None) -> dict[str, str]:
         """The version, the architecture and the instruction sets that an optimized graph is bound to."""
         return {
             "onnxruntime": _installed_version(),

@@ -61,7 +61,9 @@ def run_bench(options: argparse.Namespace, on_progress: Callable[[str, int, int]
     on_session, on_window = partial(on_progress, "session"), partial(on_progress, "window")
     with ExitStack() as stack:
         measured = stack.enter_context(subject(read_bundle(options.bundle, require_key=options.key)))
-        others = [stack.enter_context(subject(read_bundle(path))) for path in options.beside or ()]
+        others = [
+            stack.enter_context(subject(read_bundle(path, require_key=options.key))) for path in options.beside or ()
+        ]
         if question == "soak":
             return bench_soak(
                 measured, soak_seconds=options.soak_seconds, rate_hz=options.rate_hz, on_progress=on_window

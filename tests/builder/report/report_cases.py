@@ -17,6 +17,7 @@ from enginewright.report.data import (
     Epoch,
     Evaluation,
     Fact,
+    FloorRow,
     Frontier,
     FrontierPoint,
     Latency,
@@ -26,6 +27,7 @@ from enginewright.report.data import (
     MethodTrial,
     Network,
     OutputNoise,
+    Pending,
     Precision,
     ReportData,
     SessionSamples,
@@ -491,6 +493,37 @@ def unmeasured() -> ReportData:
     )
 
 
+def pending() -> ReportData:
+    """An engine that its device compiles: the twin was evaluated, the structure checked, and two layers have floors."""
+    data = unmeasured()
+    latency_finding = Finding(
+        "latency_p99_ms", 1.0, None, None, None, Verdict.PENDING, "latency_p99_ms is pending: the device tells it"
+    )
+    kept = Finding("accuracy_drop", 0.01, 0.0037, None, None, Verdict.PASS, "accuracy_drop is 0.0037, within 0.01")
+    floors = (
+        FloorRow("features.0.conv", "float16", 830.0, 1_240.0, "memory"),
+        FloorRow("features.1.conv1", "int8", 1_776.9, 350.0, "compute"),
+        FloorRow("head", "float16", None, 27.0, "memory"),
+    )
+    return replace(
+        data,
+        target="orin",
+        target_summary="Jetson AGX Orin 64 GB, JetPack 6.2",
+        verdict=Verdict.PENDING,
+        findings=(kept, latency_finding),
+        pending=Pending(
+            reason="this computer is x86_64, and its engine is compiled on aarch64",
+            command="enginewright-runtime compile signs-orin.ewb",
+            compiled=False,
+            power_mode="MAXN",
+            checked_by="TensorRT-RTX 1.7.1.116, for compute capability 8.6: 17 int8 layers",
+            not_int8=("decoder.up",),
+            floors=floors,
+            total_floor_ns=3_043.9,
+        ),
+    )
+
+
 def few_samples() -> ReportData:
     """A quick look: one session of 40 samples, which carries p50 and p90 and no more; no budget, one layer, one class."""
     before, after = evaluations(("sign",), samples_each=40)
@@ -543,6 +576,9 @@ def hostile() -> ReportData:
             (training(f"{evil} | recover", epochs=1, kept=0),),
         ),
         warnings=(f"{evil} | pipe",),
+        pending=Pending(
+            evil, f"{evil} | run", True, evil, evil, (evil,), (FloorRow(evil, "int8", 1.0, 2.0, evil),), 2.0
+        ),
     )
 
 
@@ -551,6 +587,7 @@ CASES: Mapping[str, Callable[[], ReportData]] = {
     "lights": lights,
     "resnet20": resnet20,
     "unmeasured": unmeasured,
+    "pending": pending,
     "few-samples": few_samples,
     "hostile": hostile,
 }
