@@ -262,6 +262,18 @@ def test_a_judge_that_does_not_read_makes_no_call_wait(monkeypatch: pytest.Monke
         watch.close()
 
 
+def test_a_pipe_is_not_closed_under_a_thread_that_is_handing_on() -> None:
+    watch = Watch(BUDGET)
+    assert watch._process.stdin is not None
+    closing = threading.Thread(target=watch.close)
+    with watch._handing_on:
+        closing.start()
+        closing.join(0.2)
+        assert not watch._process.stdin.closed
+    closing.join(30)
+    assert watch._process.stdin.closed
+
+
 def test_the_judge_reads_numbers_that_come_in_pieces() -> None:
     ours, theirs = os.pipe()
     sent = array("q", [1, 2, 3]).tobytes()
