@@ -271,7 +271,7 @@ class PyCuda:
         try:
             return call(*arguments, **named)
         except self._driver.Error as error:
-            hint = _MEMORY_HINT if "memory" in str(error) else ""
+            hint = _MEMORY_HINT if "out of memory" in str(error) else ""
             raise EngineError(f"CUDA: {name} failed: {error}", hint=hint) from error
 
     def _drive(self, name: str, *arguments: Any) -> None:

@@ -98,8 +98,10 @@ def _calls_until(calls: int, due: float) -> array[int] | None:
     if not ready:
         return array("q")
     piece = os.read(calls, 1 << 16)
-    while len(piece) % 8:  # a pipe may be read in the middle of a number, and the rest is there
-        piece += os.read(calls, 8 - len(piece) % 8)
+    while len(piece) % 8:  # a pipe may be read in the middle of a number
+        if not (rest := os.read(calls, 8 - len(piece) % 8)):
+            return None  # the application died before it wrote the rest
+        piece += rest
     return array("q", piece) if piece else None
 
 

@@ -290,6 +290,20 @@ def test_the_judge_reads_numbers_that_come_in_pieces() -> None:
         os.close(ours)
 
 
+def test_the_calls_end_where_an_application_dies_within_a_number() -> None:
+    ours, theirs = os.pipe()
+    os.write(theirs, b"half")
+    os.close(theirs)
+    ended: list[object] = []
+    reader = threading.Thread(
+        target=lambda: ended.append(process_module._calls_until(ours, time.monotonic())), daemon=True
+    )
+    reader.start()
+    reader.join(30)
+    assert ended == [None]
+    os.close(ours)
+
+
 def test_the_command_watches_until_the_time_is_over(tiny_path: Path, tmp_path: Path) -> None:
     path = tmp_path / "w.jsonl"
     code = cli.main(["watch", str(tiny_path), "--rate-hz", "2000", "--seconds", "0.6", "--output", str(path)])
