@@ -8,7 +8,7 @@ help: ## show this list
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
 
 .venv/ready: pyproject.toml runtime/pyproject.toml constraints.txt
-	$(PYTHON) -m venv .venv && $(RUN)pip install --disable-pip-version-check -q -c constraints.txt -e './runtime[onnxruntime]' -e '.[dev,tensorrt-rtx]' && touch $@
+	$(PYTHON) -m venv .venv && $(RUN)pip install --disable-pip-version-check -q -c constraints.txt -e './runtime[onnxruntime,openvino]' -e '.[dev,tensorrt-rtx]' && touch $@
 
 build: .venv/ready ## build RECIPE for TARGET into dist/
 	$(RUN)enginewright build $(RECIPE) --target $(TARGET) $(ARGS)

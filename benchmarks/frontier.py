@@ -3,9 +3,9 @@
     python benchmarks/frontier.py [POINT ...] [--target cpu] [--epochs 2] [--sessions 6] [--output dist/frontier]
 
 A point is a recipe with values for its template: `signs` or `signs,macs=0.75,epochs=6` or `signs,quantize=false`.
-Without any, the points are those of the recipes `signs` and, where it is there, `signs-max`: int8 alone, more and more
-of the multiply-accumulates pruned (each recovered for --epochs epochs), some of it without int8, and the recipes as
-they are. What is not in the store yet is made by the steps of the build, which takes minutes for each point and up to
+Without any, the points are those of the recipes `signs` and, where it is there, `signs-max`: int8 alone, less and more
+of the multiply-accumulates pruned (recovered for --epochs epochs), some of it without int8, and the recipes as they
+are. What is not in the store yet is made by the steps of the build, which takes minutes for each point and up to
 an hour for `signs-max`; a second run only measures.
 
 Protocol: all engines, and the float network's, are measured in one run, batch 1, one thread, warm caches; every session
@@ -14,7 +14,8 @@ inferences each, the first after a switch dropped. The median over the sessions 
 printed and drawn; accuracy is the built engine's on the whole test split, its change against float, with the 95 %
 interval of the paired difference.
 
-Writes OUTPUT.png, OUTPUT.svg and OUTPUT.json (format 1: what is drawn, as numbers). Drawing needs matplotlib.
+Writes OUTPUT.png, OUTPUT.svg and OUTPUT.json (what is drawn, as numbers), and the numbers once more for each recipe that
+is drawn, where the next build finds them for its report. Drawing needs matplotlib.
 """
 
 from __future__ import annotations
@@ -38,7 +39,7 @@ from enginewright.template import SettingValue, parse_settings
 from enginewright_runtime.measure import Measurement, measure
 
 FLOAT = "float"
-FORMAT = 1  # of the JSON. 1: the first.
+FORMAT = 2  # of the JSON. 1: the first; 2: reference_sha256.
 
 
 @dataclass(frozen=True)
@@ -107,10 +108,14 @@ def main() -> int:
     content = {
         "format": FORMAT,
         "protocol": protocol,
+        "reference_sha256": measured.engines[FLOAT].sha256,
         "reference_ms": asdict(reference),
         "points": [asdict(result) for result in results],
     }
-    arguments.output.with_suffix(".json").write_text(json.dumps(content, indent=1) + "\n")
+    text = json.dumps(content, indent=1) + "\n"
+    arguments.output.with_suffix(".json").write_text(text)
+    for recipe in {point.recipe for point in points}:
+        project.frontier(recipe, arguments.target).write_text(text)
     try:
         files = draw([_dot(result) for result in results], reference, protocol, arguments.output)
     except ImportError:
@@ -127,10 +132,10 @@ def _asked(text: str) -> Point:
 
 def _usual(project: Project, epochs: int) -> Iterator[Point]:
     yield Point("int8 alone", "signs", {"macs": 0})
-    for macs in (0.3, 0.5, 0.65, 0.75, 0.85):
+    for macs in (0.3, 0.75):
         yield Point(f"{macs:.0%} pruned, int8", "signs", {"macs": macs, "epochs": epochs})
-    for macs in (0.5, 0.75):
-        yield Point(f"{macs:.0%} pruned, float", "signs", {"macs": macs, "epochs": epochs, "quantize": False})
+    yield Point("75% pruned, float", "signs", {"macs": 0.75, "epochs": epochs, "quantize": False})
+    yield Point("recipe signs, float", "signs", {"quantize": False})
     for recipe in ("signs", "signs-max"):
         if recipe in project.recipe_names():
             yield Point(f"recipe {recipe}", recipe, {})

@@ -156,7 +156,12 @@ def _session(done: int, total: int) -> None:
 def _int8_alone(job: Job) -> Job:
     """The same recipe with nothing but its step `quantize`."""
     recipe = replace(job.recipe, compress=tuple(step for step in job.recipe.compress if step.KEY == "quantize"))
-    plan = make_plan(recipe, job.target, sources=gather_sources(recipe, job.project), host=host_facts(job.target))
+    plan = make_plan(
+        recipe,
+        job.target,
+        sources=gather_sources(recipe, job.project, target=job.target.name),
+        host=host_facts(job.target),
+    )
     return replace(job, recipe=recipe, plan=plan)
 
 

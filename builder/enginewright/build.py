@@ -84,7 +84,9 @@ def prepare(project: Project, recipe: str, target: str, *, settings: Mapping[str
     """Read recipe and target and plan the build. Touches no artifact and imports nothing heavy."""
     device = load_target(target, catalogue(project))
     parsed = load_recipe(project.recipe_path(recipe), target=device, settings=settings, environment=os.environ)
-    plan = make_plan(parsed, device, sources=gather_sources(parsed, project), host=host_facts(device))
+    plan = make_plan(
+        parsed, device, sources=gather_sources(parsed, project, target=device.name), host=host_facts(device)
+    )
     return Job(project, parsed, device, plan, Store(project.store))
 
 

@@ -1,7 +1,8 @@
 """The command line: the only module that prints and that decides exit codes.
 
 Results go to standard output, progress and errors to standard error. Exit codes: 0 ok, 1 a budget was missed, 2 bad
-recipe, target or usage, 3 our bug, 4 inconclusive (a gate, or a build under --strict), 130 interrupted.
+recipe, target or usage, 3 our bug, 4 inconclusive (a gate, or a build under --strict) or pending (under
+--require-measured), 130 interrupted.
 """
 
 from __future__ import annotations
@@ -152,6 +153,9 @@ def _parser() -> argparse.ArgumentParser:
         command.add_argument("--json", action="store_true", help="print one JSON object on standard output")
         if name == "build":
             command.add_argument("--strict", action="store_true", help="end with 4 where the verdict is INCONCLUSIVE")
+            command.add_argument(
+                "--require-measured", action="store_true", help="end with 4 where the engine is still to be measured"
+            )
         if name == "why":
             command.add_argument("step", metavar="STEP", nargs="?", help="only this step")
     command = add(
@@ -177,12 +181,31 @@ def _parser() -> argparse.ArgumentParser:
     command.add_argument("--json", action="store_true", help="print one JSON object on standard output")
     command = add("schema", _schema, "print the JSON Schema of recipes or targets, for editors")
     command.add_argument("kind", choices=("recipe", "target"))
-    command = add("targets", _targets, "list the targets")
+    command = add("targets", _targets, "list the targets, and what this host can do for each: build, run, or neither")
+    command.add_argument("--json", action="store_true", help="print one JSON object on standard output")
+    command = add("trend", _trend, "show how the figures went over commits, with every change marked")
+    command.add_argument(
+        "paths", nargs="+", type=Path, metavar="PATH", help="bundles, measurement files, or folders of them"
+    )
+    command.add_argument("--output", type=Path, metavar="TREND.html", help="write a page with the plots")
+    command.add_argument("--json", action="store_true", help="print one JSON object on standard output")
+    command = add("baseline", _baseline, "keep a bundle as a baseline under a name, or fetch it")
+    command.add_argument("action", choices=("save", "fetch"))
+    command.add_argument("name", metavar="NAME", help="such as main or release-1.2")
+    command.add_argument("bundle", type=Path, metavar="BUNDLE", help="the bundle to save, or where to put it")
+    command.add_argument(
+        "--store", metavar="ADDRESS", help="a folder, s3://bucket/folder and the like (ENGINEWRIGHT_BASELINES)"
+    )
     command.add_argument("--json", action="store_true", help="print one JSON object on standard output")
     command = add("init", _init, "write a commented starter recipe that builds")
     command.add_argument("folder", nargs="?", default=".", type=Path, help="the project's folder (default: here)")
     command = add("doctor", _doctor, "what this host can build, run and measure, and what to install for the rest")
     command.add_argument("--json", action="store_true", help="print one JSON object on standard output")
+    command = add("keygen", _keygen, "make a pair of keys for signing bundles")
+    command.add_argument("file", type=Path, metavar="FILE", help="the private key; the public one becomes FILE.pub")
+    command = add("sign", _sign, "sign a bundle")
+    command.add_argument("bundle", type=Path, metavar="BUNDLE")
+    command.add_argument("--key", required=True, type=Path, metavar="FILE", help="the private key")
     return parser
 
 
@@ -211,7 +234,8 @@ def _build(arguments: argparse.Namespace) -> ExitCode:
     verdict = result.result["verdict"]
     if verdict == "FAIL":
         return ExitCode.FAILED
-    return ExitCode.INCONCLUSIVE if verdict == "INCONCLUSIVE" and arguments.strict else ExitCode.OK
+    open_ends = {"INCONCLUSIVE": arguments.strict, "PENDING": arguments.require_measured}
+    return ExitCode.INCONCLUSIVE if open_ends.get(verdict) else ExitCode.OK
 
 
 def _gate(arguments: argparse.Namespace) -> ExitCode:
@@ -322,6 +346,7 @@ def _schema(arguments: argparse.Namespace) -> ExitCode:
 
 
 def _targets(arguments: argparse.Namespace) -> ExitCode:
+    from enginewright.abilities import ability
     from enginewright.errors import UsageError
     from enginewright.project import find_project
     from enginewright.target import catalogue, load_targets
@@ -330,19 +355,54 @@ def _targets(arguments: argparse.Namespace) -> ExitCode:
         project = find_project(_here())
     except UsageError:
         project = None  # outside a project there is still the catalogue that comes with enginewright
-    targets = load_targets(catalogue(project))
+    found = [(item, ability(item)) for item in load_targets(catalogue(project))]
     if arguments.json:
-        _say(
-            json.dumps(
-                [
-                    {"name": item.name, "summary": item.summary, "backend": item.backend, "build": item.build}
-                    for item in targets
-                ]
-            )
-        )
+        listed = [
+            {
+                "name": item.name,
+                "summary": item.summary,
+                "backend": item.backend,
+                "build": item.build,
+                "builds": can.builds,
+                "runs": can.runs,
+                "why": can.why,
+            }
+            for item, can in found
+        ]
+        _say(json.dumps(listed))
     else:
-        for item in targets:
-            _say(f"{item.name:<12} {item.backend:<12} {item.summary}")
+        for item, can in found:
+            _say(f"{item.name:<13} {item.backend:<13} {item.summary}\n{'':<13} {can.words}")
+    return ExitCode.OK
+
+
+def _trend(arguments: argparse.Namespace) -> ExitCode:
+    from enginewright.errors import UsageError
+    from enginewright.trend.history import read_history
+    from enginewright.trend.page import render_trends
+    from enginewright.trend.trends import trends_json, trends_of, trends_text
+    from enginewright_runtime.atomic import write_file
+
+    trends = trends_of(read_history(arguments.paths))
+    if arguments.output:
+        try:
+            write_file(arguments.output, render_trends(trends).encode("utf-8"))
+        except OSError as error:
+            raise UsageError(f"{arguments.output}: cannot be written: {error.strerror}") from None
+    _say(json.dumps(trends_json(trends)) if arguments.json else trends_text(trends))
+    return ExitCode.OK
+
+
+def _baseline(arguments: argparse.Namespace) -> ExitCode:
+    from enginewright import baselines
+
+    address = baselines.store_address(arguments.store)
+    act, verb = {"save": (baselines.save, "saved"), "fetch": (baselines.fetch, "fetched")}[arguments.action]
+    bundle = act(arguments.name, arguments.bundle, address)
+    if arguments.json:
+        _say(json.dumps({"name": arguments.name, "store": address, "sha256": bundle.sha256}))
+    else:
+        _say(f"{verb} {arguments.name}: {bundle.manifest.name} for {bundle.manifest.target}, sha256 {bundle.sha256}")
     return ExitCode.OK
 
 
@@ -360,4 +420,25 @@ def _doctor(arguments: argparse.Namespace) -> ExitCode:
 
     found = examine_host()
     _say(json.dumps(found.to_json()) if arguments.json else doctor_text(found))
+    return ExitCode.OK
+
+
+def _keygen(arguments: argparse.Namespace) -> ExitCode:
+    from enginewright_runtime.signing import make_keys
+
+    public, name = make_keys(arguments.file)
+    _say(f"wrote {arguments.file}, the private key: keep it where bundles are signed, and nowhere else")
+    _say(f"wrote {public}, the public key {name}: give it to every vehicle")
+    return ExitCode.OK
+
+
+def _sign(arguments: argparse.Namespace) -> ExitCode:
+    from enginewright.errors import UsageError
+    from enginewright_runtime.bundle import sign_bundle
+
+    try:
+        signed = sign_bundle(arguments.bundle, arguments.key)
+    except OSError as error:
+        raise UsageError(f"{arguments.bundle}: cannot be written: {error.strerror}") from None
+    _say(f"{signed.path}: signed by the key {signed.signed_by}, sha256 {signed.sha256}")
     return ExitCode.OK

@@ -4,24 +4,44 @@ whose measurements compare.
 
 from __future__ import annotations
 
+from enginewright.abilities import ability
 from enginewright.errors import StepFailed
 from enginewright.graph.dialects import backend_dialect
 from enginewright.steps import HostFacts
 from enginewright.target import Target
 from enginewright_runtime import host
 from enginewright_runtime.backends import backend
+from enginewright_runtime.errors import BackendMissing
+from enginewright_runtime.tensorrt.library import installed_version
 
 __all__ = ["host_facts", "refuse_another_host"]
 
 
 def host_facts(target: Target) -> HostFacts:
-    """The facts of this computer that enter the keys of the steps that compile and measure for `target`."""
+    """The facts of this computer that enter the keys of the steps that compile and measure for `target`.
+
+    Raises BackendMissing or EngineError where the target is this computer, and its engines cannot be compiled.
+    """
+    can = ability(target)
+    here = target.build == "here"
+    requires = backend(target.backend).requires(target.engine_settings()) if here else dict(can.requires or {})
+    pending = "" if here or can.runs else can.why
     return HostFacts(
-        dialect=backend_dialect(target.backend, host.machine(), host.instruction_sets()),
-        requires=backend(target.backend).requires(),
+        dialect=backend_dialect(target.backend, target.machine or host.machine(), host.instruction_sets()),
+        requires=requires,
         precision="bfloat16" if "amx_bf16" in host.instruction_sets() else "float32",
         fingerprint=host.fingerprint_id(host.fingerprint()),
+        pending=pending,
+        twin_requires=backend("onnxruntime").requires() if pending else {},
+        checker=_checker() if pending and target.on_gpu else "",
     )
+
+
+def _checker() -> str:
+    try:
+        return installed_version("tensorrt_rtx")
+    except BackendMissing:
+        return ""
 
 
 def refuse_another_host(planned: str) -> None:

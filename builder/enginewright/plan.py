@@ -5,13 +5,16 @@ The chain is  import -> export -> simplify -> compile -> evaluate  for the refer
 then [prune -> recover]* -> export -> simplify -> calibrate -> quantize -> compile -> evaluate  for the engine that
 ships, then measure (both, side by side) and pack. An order that cannot work (an artifact of the wrong kind) fails here,
 before anything runs.
+
+Where the engine does not run on this computer, what is compiled and evaluated is its twin, which ONNX Runtime runs; then
+come check (the structure, by TensorRT-RTX) and pack_pending, in place of measure and pack.
 """
 
 from __future__ import annotations
 
 import itertools
 from collections.abc import Mapping
-from dataclasses import fields, is_dataclass
+from dataclasses import fields
 
 from enginewright.compression import (
     CompressStep,
@@ -26,8 +29,11 @@ from enginewright.compression import (
     Student,
     Training,
 )
-from enginewright.graph.dialects import DIALECTS
+from enginewright.engine_settings import TWIN_TOLERANCE, own_settings, twin_settings, typed_by_the_network
+from enginewright.errors import UsageError
+from enginewright.plain_json import plain_json
 from enginewright.recipe import Factory, Recipe, effective_budget
+from enginewright.roofline import Rates, rates_of
 from enginewright.sources import Source, Sources
 from enginewright.stages import STAGES
 from enginewright.steps import HostFacts, OutputOf, Plan, Step, check_order
@@ -67,6 +73,8 @@ class _Layout:
         self.student: Factory | None = None  # once the network is another than the recipe's
         self.learned: OutputOf | None = None  # the ranges of training with int8 simulated
         self.decided: dict[str, OutputOf] = {}  # what compression decided, for the report
+        self.own = own_settings(recipe, target, host.dialect)
+        self.used = twin_settings(target, host.dialect) if host.pending else self.own  # what runs here
 
     def lay_out(self) -> list[Step]:
         imported = self._import()
@@ -75,8 +83,24 @@ class _Layout:
         reference_engine = self._compile("reference/compile", reference)
         reference_evaluated = self._evaluate("reference/evaluate", reference_engine, reference_outputs=None)
         network, layers = self._compress(imported, reference)
-        engine = self._compile("compile", network)
+        engine = self._compile("twin/compile" if self.host.pending else "compile", network)
         evaluated = self._evaluate("evaluate", engine, reference_outputs=OutputOf(reference_evaluated, "outputs"))
+        packed = {
+            "network": network,
+            "layers": layers,
+            "evaluation": OutputOf(evaluated, "evaluation"),
+            "reference_layers": OutputOf(reference.step, "layers"),
+            "reference_evaluation": OutputOf(reference_evaluated, "evaluation"),
+            "golden": OutputOf(evaluated, "golden"),
+            **self.decided,
+        }
+        if self.host.pending:
+            self._pack_pending(network, engine, packed)
+        else:
+            self._measure_and_pack(engine, reference_engine, packed)
+        return self.steps
+
+    def _measure_and_pack(self, engine: str, reference_engine: str, packed: Mapping[str, OutputOf]) -> None:
         measured = self._add(
             "measure",
             "measure",
@@ -84,37 +108,67 @@ class _Layout:
             {
                 **_engine_of(engine),
                 **_engine_of(reference_engine, prefix="reference_"),
-                "golden": OutputOf(evaluated, "golden"),
+                "golden": packed["golden"],
             },
         )
-        self._add(
-            "pack",
-            "pack",
-            {
-                "name": self.recipe.name,
-                "summary": self.recipe.summary,
-                "target": self.target.name,
-                "target_summary": self.target.summary,
-                "recipe": self.recipe.rendered,
-                "budget": self._budget(),
-                "looks": MEASURING["looks"],
-                "model": self._signature(),
-            },
-            {
-                **_engine_of(engine),
-                "network": network,
-                "layers": layers,
-                "evaluation": OutputOf(evaluated, "evaluation"),
-                "measurement": OutputOf(measured, "measurement"),
-                "measurement_evicted": OutputOf(measured, "measurement_evicted"),
-                "reference_engine": OutputOf(reference_engine, "engine"),
-                "reference_layers": OutputOf(reference.step, "layers"),
-                "reference_evaluation": OutputOf(reference_evaluated, "evaluation"),
-                "golden": OutputOf(evaluated, "golden"),
-                **self.decided,
-            },
-        )
-        return self.steps
+        inputs = {
+            **packed,
+            **_engine_of(engine),
+            "measurement": OutputOf(measured, "measurement"),
+            "measurement_evicted": OutputOf(measured, "measurement_evicted"),
+            "reference_engine": OutputOf(reference_engine, "engine"),
+        }
+        frontier = tuple(label for label in ("frontier",) if label in self.sources.files)
+        parameters = {**self._packed_parameters(), "looks": MEASURING["looks"]}
+        self._add("pack", "pack", parameters, inputs, sources=frontier)
+
+    def _pack_pending(self, network: OutputOf, twin: str, packed: Mapping[str, OutputOf]) -> None:
+        """The bundle of an engine that runs elsewhere; `twin` is the step that compiled what was evaluated."""
+        inputs = {**packed, "twin": OutputOf(twin, "engine"), "twin_entry": OutputOf(twin, "entry")}
+        settings = self.own.quantized if network.output == "quantized" else self.own.plain
+        compiled_from = network
+        if self.target.on_gpu:  # the device's TensorRT may go by flags or by types: the bundle has a network for each
+            inputs["half"] = self._half("half", network)
+            compiled_from = inputs["half"] if typed_by_the_network(self.target, self.host.requires) else network
+        if self.host.checker and self.target.on_gpu:
+            check: dict[str, Json] = {
+                "checker": self.host.checker,
+                "compute_capability": self.target.compute_capability,
+                "sizes": self.own.plain["sizes"],
+            }
+            name = self._add("check", "check", check, {"network": compiled_from, "layers": packed["layers"]})
+            inputs["structure"] = OutputOf(name, "structure")
+        if self.host.requires:
+            compiled: dict[str, Json] = {
+                "backend": self.own.backend,
+                "settings": dict(settings),
+                "requires": dict(self.host.requires),
+            }
+            inputs.update(_engine_of(self._add("compile", "compile", compiled, {"network": compiled_from})))
+        parameters: dict[str, Json] = {
+            **self._packed_parameters(),
+            "backend": self.own.backend,
+            "settings": dict(settings),
+            "requires": self.target.needs(),
+            "rates": dict(vars(rates_of(self.target))),
+            "reason": self.host.pending,
+            "power_mode": self.target.power_mode,
+            # Up to TensorRT 10 a DLA takes no Q/DQ pairs: it wants the same scales as a file.
+            "calibration_cache_for": self.target.tensorrt if self.target.dla_cores else None,
+        }
+        self._add("pack", "pack_pending", parameters, inputs)
+
+    def _packed_parameters(self) -> dict[str, Json]:
+        return {
+            "name": self.recipe.name,
+            "summary": self.recipe.summary,
+            "sequence": self.recipe.sequence,
+            "target": self.target.name,
+            "target_summary": self.target.summary,
+            "recipe": self.recipe.rendered,
+            "budget": self._budget(),
+            "model": self._signature(),
+        }
 
     def _import(self) -> OutputOf:
         if self.recipe.model.onnx:
@@ -143,9 +197,14 @@ class _Layout:
             return self._train("recover", compress, current, teacher, compress.distill, quantized=compress.quantized)
         if isinstance(compress, Student):
             return self._distill(compress, current)
-        parameters = {"model": self._model(), **_json(compress)}
+        parameters = {"model": self._model(), **plain_json(compress)}
         if isinstance(compress, PruneBlocks):
-            parameters.update(host=self.host.fingerprint, **self._backend())
+            if self.host.pending:
+                raise UsageError(
+                    f"prune_blocks measures blocks on the target, and '{self.target.name}' is not here: {self.host.pending}",
+                    hint="build where the device is, or prune channels",
+                )
+            parameters.update(host=self.host.fingerprint, **self.used.to_json())
             name = self._add(
                 self._unused("prune_blocks"), "prune_blocks", parameters, {"checkpoint": current}, data=True, code=True
             )
@@ -162,7 +221,7 @@ class _Layout:
         return OutputOf(name, "checkpoint")
 
     def _prune(self, prune: Prune, current: OutputOf, teacher: OutputOf) -> OutputOf:
-        settings = _json(prune)
+        settings = plain_json(prune)
         del settings["rounds"], settings["between"]
         # Every round removes the same share of what it finds, and all of them together what is asked for.
         settings["macs"] = prune.macs if prune.rounds == 1 else round(1 - (1 - prune.macs) ** (1 / prune.rounds), 6)
@@ -198,7 +257,7 @@ class _Layout:
             "metric": self._metric(),
             "precision": self.host.precision,
             **{item.name: getattr(training, item.name) for item in fields(Training)},
-            "distill": None if distill is None else _json(distill),
+            "distill": None if distill is None else plain_json(distill),
             "quantized": quantized,
         }
         if quantized:
@@ -220,26 +279,39 @@ class _Layout:
             network = OutputOf(equalized, "network")
         kept = [] if quantize.keep_float == "auto" else list(quantize.keep_float)
         common: dict[str, Json] = {"model": self._signature(), "dialect": self.host.dialect, "keep_float": kept}
-        parameters = {"model": self._signature(), **_json(quantize.calibration)}
+        parameters = {"model": self._signature(), **plain_json(quantize.calibration)}
         if quantize.calibration.method == "auto":
             parameters.update(common, metric=self._metric())  # the methods are compared on the quantized network
         inputs = {"network": network}
         learned = {} if self.learned is None else {"learned": self.learned}
         calibrated = self._add("calibrate", "calibrate", parameters, {**inputs, **learned}, data=True)
         inputs["scales"] = self.decided["scales"] = OutputOf(calibrated, "scales")
-        if quantize.keep_float == "auto":
+        rates = rates_of(self.target)
+        if quantize.keep_float == "auto" and self._can_assign(quantize, rates):
             parameters = {
                 **common,
                 "metric": self._metric(),
                 "accuracy_drop": quantize.accuracy_drop,
-                "host": self.host.fingerprint,
-                **self._backend(),
+                **({"rates": dict(vars(rates))} if self.host.pending else {"host": self.host.fingerprint}),
+                **self.used.to_json(),
             }
             assigned = self._add("assign_precision", "assign_precision", parameters, inputs, data=True)
             inputs["precision"] = self.decided["precision"] = OutputOf(assigned, "precision")
         constants: dict[str, Json] = {"rounding": quantize.rounding, "correct_bias": quantize.correct_bias}
         name = self._add("quantize", "quantize", {**common, **constants}, inputs, data=True)
         return OutputOf(name, "quantized"), OutputOf(name, "layers")
+
+    def _can_assign(self, quantize: Quantize, rates: Rates) -> bool:
+        """Whether int8 and float can be compared: by a clock here, or by the rates of a target that is elsewhere."""
+        if not self.host.pending or rates.compares_precisions:
+            return True
+        if quantize.accuracy_drop is not None:
+            raise UsageError(
+                f"accuracy_drop under quantize lets layers return to float, and of '{self.target.name}' the rates that tell "
+                "which are worth it are not known",
+                hint="give the target int8_tops and float16_tflops, or name the layers in keep_float",
+            )
+        return False
 
     def _export(self, name: str, checkpoint: OutputOf) -> OutputOf:
         return OutputOf(
@@ -250,30 +322,27 @@ class _Layout:
         return OutputOf(self._add(name, "simplify", {"model": self._signature()}, {"exported": exported}), "network")
 
     def _compile(self, name: str, network: OutputOf) -> str:
-        backend = self._backend()
-        parameters = {
-            "backend": backend["backend"],
-            "settings": backend["quantized_settings" if network.output == "quantized" else "settings"],
-            "requires": dict(self.host.requires),
+        """Compile what runs here."""
+        parameters: dict[str, Json] = {
+            "backend": self.used.backend,
+            "settings": dict(self.used.quantized if network.output == "quantized" else self.used.plain),
+            "requires": dict(self.host.twin_requires if self.host.pending else self.host.requires),
         }
+        if not self.host.pending and typed_by_the_network(self.target, self.host.requires):
+            network = self._half(name.replace("compile", "half"), network)
         return self._add(name, "compile", parameters, {"network": network})
 
-    def _backend(self) -> dict[str, Json]:
-        """The target's backend with its settings for float networks, and for those with Q/DQ pairs."""
-        settings = self.target.engine_settings()
-        dialect = DIALECTS[self.host.dialect]
-        quantized: dict[str, Json] = {
-            **settings,
-            "disable": list(dialect.disabled_optimizers),
-            "config": dict(dialect.session_config),
-        }
-        return {"backend": self.target.backend, "settings": settings, "quantized_settings": quantized}
+    def _half(self, name: str, network: OutputOf) -> OutputOf:
+        return OutputOf(self._add(name, "half", {}, {"network": network}), "network")
 
     def _evaluate(self, name: str, engine: str, *, reference_outputs: OutputOf | None) -> str:
         inputs = dict(_engine_of(engine))
         if reference_outputs is not None:
             inputs["reference_outputs"] = reference_outputs
-        return self._add(name, "evaluate", {"model": self._signature(), "metric": self._metric()}, inputs, data=True)
+        parameters: dict[str, Json] = {"model": self._signature(), "metric": self._metric()}
+        if self.host.pending:
+            parameters["golden_tolerance"] = TWIN_TOLERANCE
+        return self._add(name, "evaluate", parameters, inputs, data=True)
 
     def _add(
         self,
@@ -344,21 +413,3 @@ class _Layout:
 
 def _engine_of(step: str, *, prefix: str = "") -> dict[str, OutputOf]:
     return {f"{prefix}engine": OutputOf(step, "engine"), f"{prefix}entry": OutputOf(step, "entry")}
-
-
-def _json(settings: object) -> dict[str, Json]:
-    """A frozen settings dataclass as plain JSON: tuples become lists, nested dataclasses objects."""
-
-    def plain(value: object) -> Json:
-        if is_dataclass(value) and not isinstance(value, type):
-            return {item.name: plain(getattr(value, item.name)) for item in fields(value)}
-        if isinstance(value, (list, tuple)):
-            return [plain(item) for item in value]
-        if isinstance(value, Mapping):
-            return {str(key): plain(item) for key, item in value.items()}
-        assert value is None or isinstance(value, (bool, int, float, str))
-        return value
-
-    result = plain(settings)
-    assert isinstance(result, dict)
-    return result

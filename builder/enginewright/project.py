@@ -35,6 +35,10 @@ class Project:
         """Where bundles and reports go; the folder need not exist."""
         return self.root / "dist"
 
+    def frontier(self, recipe: str, target: str) -> Path:
+        """What benchmarks/frontier.py measured of a recipe and others of the same network, for the report."""
+        return self.dist / f"{recipe}-{target}.frontier.json"
+
     def recipe_names(self) -> tuple[str, ...]:
         return tuple(sorted(path.stem for path in self.recipes.glob("*.yaml")))
 

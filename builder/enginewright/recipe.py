@@ -182,6 +182,16 @@ class Recipe:
     )
     name: str = field(metadata={RULE: Rule("the name of the file, without .yaml", pattern=_NAME, words=_NAME_WORDS)})
     summary: str = field(default="", metadata={RULE: Rule("one line for lists and reports")})
+    sequence: int = field(
+        default=0,
+        metadata={
+            RULE: Rule(
+                "number of the bundle, larger for each newer one: a vehicle refuses a smaller one; 0 is unnumbered",
+                minimum=0,
+                maximum=2**63 - 1,
+            )
+        },
+    )
     code: str | None = field(
         default=None,
         metadata={

@@ -66,8 +66,11 @@ def place_sources(value: Json, sources: Mapping[str, Source]) -> Json:
     return value
 
 
-def gather_sources(recipe: Recipe, project: Project) -> Sources:
-    """Digest everything that `recipe` names. Raises DataError where the weights or the network are not there."""
+def gather_sources(recipe: Recipe, project: Project, *, target: str) -> Sources:
+    """Digest everything that `recipe` names, and the frontier that was measured of it for `target`, where there is one.
+
+    Raises DataError where the weights or the network are not there.
+    """
     code_folder = project.code_folder(recipe.path, recipe.code)
     if recipe.code is not None and not code_folder.is_dir():
         raise DataError(
@@ -83,6 +86,9 @@ def gather_sources(recipe: Recipe, project: Project) -> Sources:
         if written is not None:
             path = project.locate(recipe.path, written, code=recipe.code)
             files[label] = Source(_digest_of_file(path, label, recipe), str(path))
+    frontier = project.frontier(recipe.name, target)
+    if frontier.is_file():
+        files["frontier"] = Source(_digest_of_file(frontier, "frontier", recipe), str(frontier))
     arguments = {}
     parts = [("data", recipe.data.arguments), ("model", recipe.model.arguments)]
     parts += [("student", step.arguments) for step in recipe.compress if isinstance(step, Student)]

@@ -50,12 +50,19 @@ class HostFacts:
 
     `dialect` names the Q/DQ dialect, `requires` is what an engine made here needs to run, `precision` is the one that
     training is fastest in, `fingerprint` tells whose measurements compare.
+
+    Where the target's engine does not run here, `pending` says why, `twin_requires` is what an engine of its twin needs,
+    which ONNX Runtime runs here, and `requires` is empty unless the engine is compiled ahead of time. `checker` is the
+    version of TensorRT-RTX that checks the structure of a TensorRT network; empty without.
     """
 
     dialect: str
     requires: Mapping[str, str]
     precision: str
     fingerprint: str
+    pending: str = ""
+    twin_requires: Mapping[str, str] = field(default_factory=dict)
+    checker: str = ""
 
 
 def check_order(steps: list[Step], stages: Mapping[str, Stage]) -> None:

@@ -30,6 +30,7 @@ def build_json(result: BuildResult) -> dict[str, Any]:
         "latency_evicted_ns": content["latency_evicted_ns"],
         "times_faster": content["times_faster"],
         "precision": content["precision"],
+        "pending": content["pending"],
         "size_bytes": content["size_bytes"],
         "macs": content["macs"],
         "warnings": [f"{step.name}: {text}" for step in result.steps for text in step.record.warnings],
@@ -51,7 +52,8 @@ def build_table(job: Job, result: BuildResult) -> str:
         )
     )
     rows += _latency_rows(content)
-    rows.append(_ratio_row("size", content["size_bytes"], _MIB, "MiB", ("smaller", "larger")))
+    if None not in content["size_bytes"].values():
+        rows.append(_ratio_row("size", content["size_bytes"], _MIB, "MiB", ("smaller", "larger")))
     rows.append(_ratio_row("MACs", content["macs"], 1e6, "M", ("fewer", "more")))
     rows += _precision_rows(content["precision"])
     reused = sum(step.status == "reused" for step in result.steps)
@@ -67,13 +69,15 @@ def build_table(job: Job, result: BuildResult) -> str:
     else:
         lines.append("  no budget is set: nothing to judge")
     lines += [f"verdict: {content['verdict']}{_MEANING.get(content['verdict'], '')}"]
+    lines += _pending_lines(content["pending"])
     lines += [f"  warning: {step.name}: {text}" for step in result.steps for text in step.record.warnings]
     lines += ["", *(str(path) for path in result.deliveries.values())]
     return "\n".join(lines)
 
 
 _MEANING = {
-    "INCONCLUSIVE": " (the samples decide neither way: this machine is noisy, or the budget close; --strict makes this exit 4)"
+    "PENDING": " (accuracy is that of the twin under ONNX Runtime; nothing was measured on the device)",
+    "INCONCLUSIVE": " (the samples decide neither way: this machine is noisy, or the budget close; --strict makes this exit 4)",
 }
 
 
@@ -128,6 +132,17 @@ def _latency_rows(content: Mapping[str, Any]) -> list[tuple[str, str, str, str]]
             ratio = _ratio(old, new, "faster", "slower") if percentile == "p50" else ""
             rows.append((name, f"{old / 1e6:.3f} ms", f"{new / 1e6:.3f} ms", ratio))
     return rows
+
+
+def _pending_lines(pending: Mapping[str, Any] | None) -> list[str]:
+    """Why the engine is not measured, the floor, and the one command that finishes it."""
+    if pending is None:
+        return []
+    lines = [f"  not run here: {pending['reason']}"]
+    lines.append(f"  structure: {'built by ' + pending['checked_by'] if pending['checked_by'] else 'not checked'}")
+    if pending["floor_ns"] is not None:
+        lines.append(f"  roofline floor of all layers, not measured: {pending['floor_ns'] / 1e6:.4f} ms")
+    return [*lines, f"  on the device: {pending['command']}"]
 
 
 def _precision_rows(precision: Mapping[str, Any] | None) -> list[tuple[str, str, str, str]]:

@@ -15,13 +15,19 @@ from enginewright_runtime.errors import (
     EngineError,
     EnginewrightError,
     InputError,
+    InstallationBusy,
+    InstallationError,
     ManifestError,
     MeasurementError,
     NoEngineFits,
     NotEnoughSamples,
+    SelfTestFailed,
+    SignatureError,
+    UsageError,
 )
 
 if TYPE_CHECKING:
+    from enginewright_runtime.installation import open_installed
     from enginewright_runtime.session import Session, open
 
 __version__ = "0.1.0"
@@ -32,20 +38,30 @@ __all__ = [
     "EngineError",
     "EnginewrightError",
     "InputError",
+    "InstallationBusy",
+    "InstallationError",
     "ManifestError",
     "MeasurementError",
     "NoEngineFits",
     "NotEnoughSamples",
+    "SelfTestFailed",
     "Session",
+    "SignatureError",
+    "UsageError",
     "__version__",
     "open",
+    "open_installed",
 ]
 
 
 def __getattr__(name: str) -> Any:
-    """`open` and `Session` bring numpy with them, and whoever wants only a digest or a host's facts does without."""
+    """What opens engines brings numpy along, and whoever wants only a digest or a host's facts does without."""
     if name in ("Session", "open"):
         from enginewright_runtime import session
 
         return getattr(session, name)
+    if name == "open_installed":
+        from enginewright_runtime import installation
+
+        return installation.open_installed
     raise AttributeError(f"module 'enginewright_runtime' has no attribute {name!r}")

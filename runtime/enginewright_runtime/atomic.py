@@ -7,7 +7,7 @@ import secrets
 from pathlib import Path
 
 
-def write_file(path: Path, data: bytes) -> None:
+def write_file(path: Path, data: bytes | memoryview) -> None:
     """Put `data` at `path`, whole and durable, or leave what was there before.
 
     The bytes go to a new file beside `path`, are flushed to the disk, take the name in one step, and then the folder

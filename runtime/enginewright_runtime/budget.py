@@ -1,10 +1,10 @@
-"""Judging evidence against budgets: PASS, FAIL or INCONCLUSIVE, and why."""
+"""Judging evidence against budgets: PASS, FAIL or INCONCLUSIVE, and why; PENDING where the device is still to be asked."""
 
 from __future__ import annotations
 
 from bisect import bisect_left
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import Enum
 from functools import partial
 
@@ -21,11 +21,12 @@ _MIB = 1 << 20
 
 
 class Verdict(str, Enum):
-    """What the evidence says about a budget."""
+    """What the evidence says about a budget. PENDING: there is none yet, because it is taken on another device."""
 
     PASS = "PASS"
     FAIL = "FAIL"
     INCONCLUSIVE = "INCONCLUSIVE"
+    PENDING = "PENDING"
 
     @property
     def exit_code(self) -> ExitCode:
@@ -37,6 +38,7 @@ _EXIT_CODES = {
     Verdict.PASS: ExitCode.OK,
     Verdict.FAIL: ExitCode.FAILED,
     Verdict.INCONCLUSIVE: ExitCode.INCONCLUSIVE,
+    Verdict.PENDING: ExitCode.INCONCLUSIVE,
 }
 
 
@@ -96,15 +98,26 @@ def judge(budget: Mapping[str, float], evidence: Evidence) -> tuple[Finding, ...
     )
 
 
+def pending(findings: Sequence[Finding]) -> tuple[Finding, ...]:
+    """The same findings for an engine that was not measured yet: those without a value are PENDING."""
+    return tuple(
+        replace(finding, verdict=Verdict.PENDING, sentence=f"{finding.name} is pending: the device tells it")
+        if finding.value is None
+        else finding
+        for finding in findings
+    )
+
+
 def overall(findings: Sequence[Finding]) -> Verdict:
-    """FAIL if any budget is missed, else INCONCLUSIVE if any is open, else PASS."""
+    """FAIL if any budget is missed, else PENDING or INCONCLUSIVE if any is open, else PASS."""
     return worst(finding.verdict for finding in findings)
 
 
 def worst(verdicts: Iterable[Verdict]) -> Verdict:
-    """FAIL if any is, else INCONCLUSIVE if any is, else PASS."""
+    """FAIL if any is, else PENDING or INCONCLUSIVE if any is, else PASS."""
     present = set(verdicts)
-    return next((one for one in (Verdict.FAIL, Verdict.INCONCLUSIVE) if one in present), Verdict.PASS)
+    order = (Verdict.FAIL, Verdict.PENDING, Verdict.INCONCLUSIVE)
+    return next((one for one in order if one in present), Verdict.PASS)
 
 
 def _latency(percent: float, name: str, limit: float, evidence: Evidence) -> Finding:

@@ -3,7 +3,8 @@
 A bundle is a zip of stored (uncompressed) entries: manifest.json first, the other files sorted by name, every date
 and attribute fixed. Its comment is ``enginewright sha256 <64 digits>``, the digest of every byte of the file before
 the comment's text. There is exactly one byte string for a manifest and its files, so the reader demands it, and
-nothing can hide in a bundle.
+nothing can hide in a bundle. A signature may follow (enginewright_runtime.signing); it is no part of the bundle's
+identity, and where a key is required, it is checked before anything else is read.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from enginewright_runtime.atomic import write_file
 from enginewright_runtime.canonical import sha256_hex
 from enginewright_runtime.errors import BundleError
 from enginewright_runtime.manifest import MANIFEST_NAME, FileEntry, Manifest, parse_manifest
+from enginewright_runtime.signing import LINE_BYTES, check, key_name, sign, split
 from enginewright_runtime.stored_zip import LARGEST_BYTES, MOST_FILES, decode, encode
 
 _COMMENT = b"enginewright sha256 "
@@ -25,12 +27,18 @@ _COMMENT_BYTES = len(_COMMENT) + 64
 
 @dataclass(frozen=True)
 class Bundle:
-    """A bundle that was verified, held in memory: what was verified is what is read."""
+    """A bundle that was verified, held in memory: what was verified is what is read.
+
+    `data` is the whole file, and `signed_by` the name of the key that its signature claims, "" without one. The claim
+    is true where the bundle was read with that key required.
+    """
 
     path: Path
     manifest: Manifest
     sha256: str
     contents: Mapping[str, memoryview]
+    data: memoryview
+    signed_by: str = ""
 
     def read(self, name: str) -> bytes:
         """The bytes of one file; a name that the manifest does not list raises BundleError."""
@@ -59,23 +67,38 @@ def write_bundle(path: Path, manifest: Manifest, files: Mapping[str, bytes]) -> 
     return whole
 
 
-def read_bundle(path: Path) -> Bundle:
+def read_bundle(path: Path, *, require_key: str | Path | None = None) -> Bundle:
     """Read a bundle and verify all of it: every byte, every name, every digest.
 
-    Raises BundleError (or ManifestError) with what is wrong. Nothing is written to the disk.
+    `require_key` is the file of a public key: a bundle that it did not sign is refused before anything else in it is
+    looked at. Raises BundleError (or ManifestError, SignatureError) with what is wrong. Nothing is written to the disk.
     """
     data = _read_file(path)
     try:
-        return _verify(path, data)
+        content, signature = split(data)
+        if require_key is not None:
+            check(content, signature, Path(require_key))
+        return replace(_verify(path, content), data=data, signed_by=key_name(signature.public_key) if signature else "")
     except BundleError as error:
         raise type(error)(f"{path}: {error.message}", hint=error.hint) from None
+
+
+def sign_bundle(path: Path, key: Path) -> Bundle:
+    """Sign a bundle with the private key in the file `key`, and return it as it is now.
+
+    The file is replaced in one step; a signature that it had is replaced too. Raises BundleError where it is not a
+    whole bundle, SignatureError where the key cannot be used, OSError where the file cannot be written.
+    """
+    content, _ = split(read_bundle(path).data)
+    write_file(path, bytes(content) + sign(content, key).line())
+    return read_bundle(path)
 
 
 def _read_file(path: Path) -> memoryview:
     try:
         if not path.is_file():
             raise BundleError(f"{path}: {'not a file' if path.exists() else 'no such file'}")
-        if (size := path.stat().st_size) > LARGEST_BYTES:
+        if (size := path.stat().st_size) > LARGEST_BYTES + LINE_BYTES:
             raise BundleError(f"{path}: {size} bytes, and a bundle has at most {LARGEST_BYTES}")
         return memoryview(path.read_bytes())
     except OSError as error:
@@ -95,7 +118,7 @@ def _verify(path: Path, data: memoryview) -> Bundle:
         raise BundleError("its files are not sorted by name")
     contents = dict(files[1:])
     _check_files(contents, manifest)
-    return Bundle(path, manifest, digest, contents)
+    return Bundle(path, manifest, digest, contents, data)
 
 
 def _digest_at_end(data: memoryview) -> str:

@@ -5,12 +5,14 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TypeAlias
 
 Json: TypeAlias = "bool | int | float | str | Sequence[Json] | Mapping[str, Json] | None"
 
+_ESCAPED_SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")
 DEEPEST = 64  # levels of nesting that strict_json accepts: ours have fewer than ten
 
 
@@ -32,7 +34,7 @@ def strict_json(data: bytes) -> Json:
     """Parse JSON that somebody else may have written: the ValueError says what is wrong.
 
     Refused beyond what the standard library refuses: doubled keys, NaN and infinities (1e999 included), text that is
-    not UTF-8, and more than DEEPEST levels.
+    not UTF-8, or could not be written as it (a lone surrogate), and more than DEEPEST levels.
 
     >>> strict_json(b'{"a": 1, "a": 2}')
     Traceback (most recent call last):
@@ -45,6 +47,10 @@ def strict_json(data: bytes) -> Json:
             text, object_pairs_hook=_object_without_doubles, parse_constant=_refuse_constant, parse_float=_finite_float
         )
         _refuse_depth(value, DEEPEST)
+        if _ESCAPED_SURROGATE.search(text):
+            json.dumps(value, ensure_ascii=False).encode("utf-8")
+    except UnicodeEncodeError:
+        raise ValueError("a text in it has half of a character that takes two escapes") from None
     except UnicodeDecodeError as error:
         raise ValueError(f"not UTF-8: {error.reason} at byte {error.start}") from None
     except RecursionError:

@@ -1,4 +1,6 @@
-"""The command line: ``enginewright-runtime verify|info|run|bench BUNDLE``. The only module that prints and exits."""
+"""The command line: ``enginewright-runtime verify|info|run|check|bench|watch|compile BUNDLE`` and
+``install|rollback|status|list --root DIR``. The only module that prints and exits.
+"""
 
 from __future__ import annotations
 
@@ -6,46 +8,40 @@ import argparse
 import math
 import os
 import sys
-import tempfile
 import traceback
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
 from enginewright_runtime import __version__
+from enginewright_runtime.answer import Answer
 from enginewright_runtime.atomic import write_file
 from enginewright_runtime.backends import Array, backend
-from enginewright_runtime.budget import Evidence, Finding, judge, overall
+from enginewright_runtime.bench.check import agreement_line, check, check_answer
+from enginewright_runtime.bench.command import add_bench_options, run_bench
+from enginewright_runtime.bench.sensors import Sensors
+from enginewright_runtime.bench.subject import subject
+from enginewright_runtime.budget import Finding, Verdict
 from enginewright_runtime.bundle import Bundle, read_bundle
 from enginewright_runtime.canonical import Json, canonical_bytes
-from enginewright_runtime.errors import EnginewrightError, InputError, NotEnoughSamples
+from enginewright_runtime.compile_command import add_compile_options, run_compile
+from enginewright_runtime.errors import EnginewrightError, InputError
 from enginewright_runtime.exit_codes import ExitCode
-from enginewright_runtime.golden import OutputAgreement, one_sample, read_golden
-from enginewright_runtime.manifest import EngineEntry, Manifest
-from enginewright_runtime.measure import EngineToMeasure, Measurement, measure
-from enginewright_runtime.measurement import Protocol, pooled_ns
+from enginewright_runtime.golden import OutputAgreement, read_golden
+from enginewright_runtime.installation.commands import COMMANDS, HELP, add_arguments
+from enginewright_runtime.manifest import EngineEntry, PendingEngine
 from enginewright_runtime.npz import read_npz, write_npz
-from enginewright_runtime.session import fitting_engine, open_bundle
-from enginewright_runtime.stats import percentile
-
-_PERCENTS = (50.0, 99.0, 99.9)
-
-
-@dataclass(frozen=True)
-class Answer:
-    """What a command found: its exit code, the object for --json, and the lines for people."""
-
-    code: ExitCode
-    json: dict[str, Json]
-    lines: Sequence[str]
+from enginewright_runtime.option_types import positive_number
+from enginewright_runtime.session import open_bundle
+from enginewright_runtime.watch.command import add_watch_options, run_watch
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command and return its exit code."""
     options = _parser().parse_args(arguments)
-    commands = {"verify": _verify, "info": _info, "run": _run, "bench": _bench}
+    commands = {"verify": _verify, "info": _info, "run": _run, "check": _check, "bench": _bench, "watch": run_watch}
+    commands |= {"compile": _compile, **dict.fromkeys(COMMANDS, _installing)}
     try:
         answer = commands[options.command](options)
     except EnginewrightError as error:
@@ -77,36 +73,56 @@ def _parser() -> argparse.ArgumentParser:
         "verify": "check every byte of a bundle against its digests",
         "info": "show what a bundle holds, and which of its engines runs here",
         "run": "run the golden inputs and compare, or run inputs of your own",
-        "bench": "measure the latency in fresh processes and judge it against the bundle's budgets",
+        "check": "compare the golden outputs and judge the budgets, with as many samples as that takes",
+        "bench": "measure the latency in fresh processes and judge it against the budgets, or ask another question",
+        "watch": "run at a rate and judge the latency all the time: JSON lines, and figures for Prometheus",
+        "compile": "on the device: compile the engine that is pending, check and measure it, and write it into the bundle",
     }.items():
         command = commands.add_parser(name, help=help_text, description=help_text)
         command.add_argument("bundle", type=Path, metavar="BUNDLE")
+        command.add_argument("--key", type=Path, metavar="PUBLIC", help="the public key that must have signed it")
+        if name == "watch":  # which writes JSON in any case, a line for every judgement
+            command.set_defaults(json=False)
+            add_watch_options(command)
+            continue
         command.add_argument("--json", action="store_true", help="one JSON object on standard output")
         if name == "run":
             command.add_argument("--input", type=Path, metavar="X.npz", help="arrays by the inputs' names")
             command.add_argument("--output", type=Path, metavar="Y.npz", help="where to write the outputs")
-        if name == "bench":
-            command.add_argument("--sessions", type=_positive, default=5, help="how many fresh processes (%(default)s)")
+        if name == "check":
             command.add_argument(
-                "--caches",
-                choices=("warm", "evicted"),
-                default="warm",
-                help="how each inference finds the processor's caches; budgets are of warm ones (%(default)s)",
+                "--max-seconds", type=positive_number, default=300.0, help="when to give up (%(default)g)"
             )
             command.add_argument("--output", type=Path, metavar="M.json", help="where to write all raw samples")
+        if name == "bench":
+            add_bench_options(command)
+        if name == "compile":
+            add_compile_options(command)
+    for name, help_text in HELP.items():
+        add_arguments(commands.add_parser(name, help=help_text, description=help_text), name)
     return parser
 
 
+def _installing(options: argparse.Namespace) -> Answer:
+    return COMMANDS[options.command](options, lambda step: print(step, file=sys.stderr))
+
+
 def _verify(options: argparse.Namespace) -> Answer:
-    bundle = read_bundle(options.bundle)
+    bundle = read_bundle(options.bundle, require_key=options.key)
     size = options.bundle.stat().st_size
     found: dict[str, Json] = {"bundle": str(bundle.path), "sha256": bundle.sha256, "size_bytes": size, "verified": True}
+    found |= {"signed_by": bundle.signed_by, "signature_verified": options.key is not None}
     files = len(bundle.manifest.files)
-    return Answer(ExitCode.OK, found, [f"{bundle.path}: verified, {files} files, {size} bytes, sha256 {bundle.sha256}"])
+    lines = [f"{bundle.path}: verified, {files} files, {size} bytes, sha256 {bundle.sha256}"]
+    if options.key:
+        lines.append(f"signed by the key {bundle.signed_by}, which {options.key} is")
+    elif bundle.signed_by:
+        lines.append(f"its signature, which claims the key {bundle.signed_by}, was not checked: --key PUBLIC does that")
+    return Answer(ExitCode.OK, found, lines)
 
 
 def _info(options: argparse.Namespace) -> Answer:
-    bundle = read_bundle(options.bundle)
+    bundle = read_bundle(options.bundle, require_key=options.key)
     misfits = {engine.fingerprint: _misfit(engine) for engine in bundle.manifest.engines}
     found: dict[str, Json] = {
         "bundle": str(bundle.path),
@@ -118,7 +134,7 @@ def _info(options: argparse.Namespace) -> Answer:
 
 
 def _run(options: argparse.Namespace) -> Answer:
-    bundle = read_bundle(options.bundle)
+    bundle = read_bundle(options.bundle, require_key=options.key)
     golden = None if options.input else read_golden(bundle)
     inputs = golden.inputs if golden else _read_inputs(options.input)
     with open_bundle(bundle) as session:
@@ -136,94 +152,28 @@ def _run(options: argparse.Namespace) -> Answer:
         "output": str(options.output) if options.output else None,
     }
     lines = [f"ran {bundle.manifest.name} on {fingerprint}"]
-    lines += [_agreement_line(output) for output in compared] or [_array_line(*output) for output in outputs.items()]
+    lines += [agreement_line(output) for output in compared] or [_array_line(*output) for output in outputs.items()]
     return Answer(ExitCode.FAILED if agrees is False else ExitCode.OK, found, lines)
 
 
 def _bench(options: argparse.Namespace) -> Answer:
-    bundle = read_bundle(options.bundle)
-    entry = fitting_engine(bundle)
-    inputs = one_sample(read_golden(bundle).inputs, bundle.manifest.inputs)
-    with tempfile.TemporaryDirectory(prefix="enginewright-") as folder:
-        path = Path(folder) / "engine"
-        path.write_bytes(bundle.read(entry.path))
-        engine = EngineToMeasure(path, entry.backend, entry.settings)
-        measurement = measure(
-            {"engine": engine}, inputs, sessions=options.sessions, caches=options.caches, on_progress=_progress
-        )
+    answer, raw = run_bench(options, _progress)
     if options.output:
-        _write(options.output, measurement.to_bytes())
-    if options.caches == "evicted":
-        return _bench_answer(bundle, entry, measurement, None)
-    findings = judge(bundle.manifest.budget, _evidence(bundle.manifest, entry, measurement))
-    return _bench_answer(bundle, entry, measurement, findings)
+        _write(options.output, raw)
+    return answer
 
 
-def _bench_answer(
-    bundle: Bundle, entry: EngineEntry, measurement: Measurement, findings: Sequence[Finding] | None
-) -> Answer:
-    """`findings` are None where the measurement is none that budgets are judged by."""
-    verdict = None if findings is None else overall(findings)
-    pooled = pooled_ns("engine", measurement)
-    percentiles: dict[str, float | None] = {}
-    processes = f"{len(measurement.sessions)} fresh processes"
-    lines = [f"{bundle.manifest.name} on {entry.fingerprint}: {len(pooled)} inferences in {processes}"]
-    for percent in _PERCENTS:
-        try:
-            percentiles[f"p{percent:g}"] = value = percentile(pooled, percent)
-            lines.append(f"  p{percent:<5g} {value / 1e6:.4g} ms")
-        except NotEnoughSamples as error:
-            percentiles[f"p{percent:g}"] = None
-            lines.append(f"  {error.message}")
-    protocol = measurement.protocol
-    lines.append(
-        f"  threads {protocol.threads['engine']}, {_caches(protocol)}, {protocol.clock} clock, "
-        f"peak memory {measurement.peak_rss_bytes('engine') / (1 << 20):.1f} MiB with the libraries"
-    )
-    unsettled = sum(not session.warm_up["engine"].settled for session in measurement.sessions)
-    if unsettled:
-        lines.append(f"  in {unsettled} of the processes the latency never became steady while warming up")
-    lines += [f"{finding.verdict.value:12} {finding.sentence}" for finding in findings or ()]
-    lines.append(_verdict_line(findings))
-    found: dict[str, Json] = {
-        "bundle": str(bundle.path),
-        "engine": entry.fingerprint,
-        "verdict": verdict.value if verdict else None,
-        "findings": [finding.to_json() for finding in findings or ()],
-        "samples": len(pooled),
-        "latency_ns": percentiles,
-        "peak_rss_bytes": measurement.peak_rss_bytes("engine"),
-        "size_bytes": bundle.manifest.files[entry.path].size,
-        "protocol": protocol.to_json(),
-        "host": measurement.host,
-    }
-    return Answer(verdict.exit_code if verdict else ExitCode.OK, found, lines)
+def _check(options: argparse.Namespace) -> Answer:
+    with subject(read_bundle(options.bundle, require_key=options.key)) as checked:
+        sensors = Sensors()
+        found = check(checked, max_seconds=options.max_seconds, on_progress=_check_progress)
+    if options.output and found.measurement:
+        _write(options.output, found.measurement.to_bytes())
+    return sensors.told_in(check_answer(checked, found, max_seconds=options.max_seconds))
 
 
-def _verdict_line(findings: Sequence[Finding] | None) -> str:
-    if findings is None:
-        return "no verdict: budgets are judged with warm caches"
-    return f"verdict: {overall(findings).value}" if findings else "verdict: PASS, for the bundle demands nothing"
-
-
-def _caches(protocol: Protocol) -> str:
-    if protocol.caches == "warm":
-        return "caches warm"
-    return f"caches evicted by {protocol.evicted_bytes / (1 << 20):.0f} MiB before each inference"
-
-
-def _evidence(manifest: Manifest, entry: EngineEntry, measurement: Measurement) -> Evidence:
-    """The latency, the size and the memory as found here; the accuracy as evaluated when the bundle was built."""
-    accuracy = manifest.accuracy
-    known = {"reference", "engine"} <= accuracy.keys()
-    bounded = {"drop_low", "drop_high"} <= accuracy.keys()
-    return Evidence(
-        sessions_ns=measurement.sessions_ns("engine"),
-        size_bytes=manifest.files[entry.path].size,
-        peak_memory_bytes=measurement.peak_rss_bytes("engine"),
-        accuracy_drop=accuracy["reference"] - accuracy["engine"] if known else None,
-        accuracy_drop_interval=(accuracy["drop_low"], accuracy["drop_high"]) if bounded else None,
-    )
+def _compile(options: argparse.Namespace) -> Answer:
+    return run_compile(options, on_phase=lambda phase: print(phase, file=sys.stderr), on_progress=_progress)
 
 
 def _misfit(engine: EngineEntry) -> str:
@@ -236,16 +186,25 @@ def _misfit(engine: EngineEntry) -> str:
 def _info_lines(bundle: Bundle, misfits: dict[str, str]) -> list[str]:
     manifest = bundle.manifest
     rows = [("bundle", f"{manifest.name} for {manifest.target}, format {manifest.format}"), ("sha256", bundle.sha256)]
+    rows += [("sequence", str(manifest.sequence))] if manifest.sequence else []
     rows += [("input", str(spec)) for spec in manifest.inputs]
     rows += [("output", str(spec)) for spec in manifest.outputs]
     rows += [("budget", f"{name} {limit:g}") for name, limit in manifest.budget.items()]
     rows += [("accuracy", f"{name} {share:.4g}") for name, share in manifest.accuracy.items()]
     rows += [("engine", f"{name}: {misfit or 'runs here'}") for name, misfit in misfits.items()]
-    rows += [] if misfits else [("engine", "none: it is built on the device")]
+    rows += [
+        ("pending", f"{engine.backend}, on {_needs(engine)}: enginewright-runtime compile")
+        for engine in manifest.pending
+    ]
+    rows += [] if misfits or manifest.pending else [("engine", "none")]
     rows += [("version", f"{name} {version}") for name, version in manifest.versions.items()]
     rows += [("step", f"{step.name} {step.key}") for step in manifest.steps]
     rows += [("file", f"{name}, {entry.size} bytes") for name, entry in manifest.files.items()]
     return [f"{label:9} {text}" for label, text in rows]
+
+
+def _needs(engine: PendingEngine) -> str:
+    return ", ".join(f"{name.replace('_', ' ')} {value}" for name, value in engine.requires.items()) or "any device"
 
 
 def _read_inputs(path: Path) -> dict[str, Array]:
@@ -277,14 +236,6 @@ def _output_json(name: str, array: Array, compared: Sequence[OutputAgreement]) -
     return found
 
 
-def _agreement_line(output: OutputAgreement) -> str:
-    word = "agrees with" if output.agrees else "DIFFERS from"
-    return (
-        f"  {output.name} {word} the golden output: off by {output.largest_difference:.3g} at most, "
-        f"{output.tolerance:.3g} allowed"
-    )
-
-
 def _array_line(name: str, array: Array) -> str:
     if not array.size:
         return f"  {name}: {array.dtype} {list(array.shape)}, empty"
@@ -292,15 +243,14 @@ def _array_line(name: str, array: Array) -> str:
     return f"  {name}: {array.dtype} {list(array.shape)}, from {low:.4g} to {high:.4g}"
 
 
-def _progress(done: int, sessions: int) -> None:
-    print(f"session {done} of {sessions}", file=sys.stderr)
+def _check_progress(done: int, most: int, findings: Sequence[Finding]) -> None:
+    open_ = ", ".join(finding.name for finding in findings if finding.verdict is Verdict.INCONCLUSIVE)
+    print(f"session {done} of at most {most}{f'; open: {open_}' if open_ else ''}", file=sys.stderr)
+
+
+def _progress(what: str, done: int, total: int) -> None:
+    print(f"{what} {done} of {total}", file=sys.stderr)
 
 
 def _complain(message: str) -> None:
     print(f"enginewright-runtime: {message}", file=sys.stderr)
-
-
-def _positive(text: str) -> int:
-    if not text.isdigit() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"a whole number from 1 was expected, got {text!r}")
-    return int(text)

@@ -4,11 +4,16 @@
 
     EnginewrightError
     ├── BundleError             not a bundle, cut short, or altered
-    │   └── ManifestError       the bundle's manifest breaks a rule
+    │   ├── ManifestError       the bundle's manifest breaks a rule
+    │   └── SignatureError      the bundle is not signed by the key that is required, or a key cannot be used
     ├── NoEngineFits            no engine of the bundle runs on this machine
+    ├── UsageError              options that do not go together
     ├── InputError              wrong input names, shapes or dtypes
     ├── BackendMissing          the library that runs the engine is not installed
     ├── EngineError             a backend refused to compile, open or run an engine
+    ├── InstallationError       a bundle cannot be installed here, or what is installed cannot be read
+    │   ├── SelfTestFailed      the bundle was tried on this machine and failed
+    │   └── InstallationBusy    another process is installing in the same place
     ├── NotEnoughSamples        the samples cannot carry the statistic that was asked for
     └── MeasurementError        a measurement could not be taken or read
 
@@ -49,10 +54,18 @@ class ManifestError(BundleError):
     """The bundle's manifest breaks a rule of its format."""
 
 
+class SignatureError(BundleError):
+    """The bundle is not signed by the key that is required, or a key or the library for it is missing."""
+
+
 class NoEngineFits(EnginewrightError):
     """No engine of the bundle runs on this machine; the message gives the reason for each."""
 
     exit_code = ExitCode.INCONCLUSIVE
+
+
+class UsageError(EnginewrightError):
+    """The command line asks for what does not go together."""
 
 
 class InputError(EnginewrightError):
@@ -65,6 +78,22 @@ class BackendMissing(EnginewrightError):
 
 class EngineError(EnginewrightError):
     """A backend refused to compile, open or run an engine; the message keeps the backend's own words."""
+
+
+class InstallationError(EnginewrightError):
+    """A bundle cannot be installed here, or what is installed cannot be read. What was installed still is."""
+
+
+class SelfTestFailed(InstallationError):
+    """A bundle was tried on this machine and failed; the message says how. What was installed still is."""
+
+    exit_code = ExitCode.FAILED
+
+
+class InstallationBusy(InstallationError):
+    """Another process is installing in the same place."""
+
+    exit_code = ExitCode.INCONCLUSIVE
 
 
 class NotEnoughSamples(EnginewrightError):

@@ -63,6 +63,8 @@ def golden_from_bytes(data: bytes, *, source: str = GOLDEN_NAME) -> Golden:
     for name, expected in golden.outputs.items():
         if name not in golden.tolerances:
             raise BundleError(f"{source}: there is no array 'tolerance.{name}'")
+        if expected.dtype.kind not in "biuf":
+            raise BundleError(f"{source}: 'output.{name}' must hold numbers, got {expected.dtype}")
         _check_tolerance(name, expected, golden.tolerances[name], source)
     return golden
 

@@ -10,6 +10,7 @@ from importlib import metadata
 from pathlib import Path
 
 from enginewright_runtime.canonical import Json, canonical_bytes, sha256_hex
+from enginewright_runtime.sysfs import read_text
 
 # The instruction sets that decide which kernels an engine uses: our name -> the kernel's name in /proc/cpuinfo.
 _INSTRUCTION_SETS = {
@@ -43,7 +44,7 @@ def fingerprint(*, root: Path = _ROOT) -> dict[str, Json]:
         "instruction_sets": list(instruction_sets(root=root)),
         "cores": usable_cores(),
         "memory_mib": _memory_mib(root),
-        "governor": _text(root / "sys/devices/system/cpu/cpu0/cpufreq/scaling_governor"),
+        "governor": read_text(root / "sys/devices/system/cpu/cpu0/cpufreq/scaling_governor"),
         "system": platform.system(),
         "kernel": platform.release(),
         "python": platform.python_version(),
@@ -79,7 +80,7 @@ def machine() -> str:
 
 def instruction_sets(*, root: Path = _ROOT) -> tuple[str, ...]:
     """Of the instruction sets that matter to an engine, those that this processor has; none where that is unknown."""
-    line = re.search(r"^(?:flags|Features)\s*:(.*)$", _text(root / "proc/cpuinfo") or "", flags=re.MULTILINE)
+    line = re.search(r"^(?:flags|Features)\s*:(.*)$", read_text(root / "proc/cpuinfo") or "", flags=re.MULTILINE)
     present = set(line[1].split()) if line else set()
     return tuple(name for name, kernel_name in _INSTRUCTION_SETS.items() if kernel_name in present)
 
@@ -92,11 +93,11 @@ def usable_cores() -> int:
 
 def _cpu_model(root: Path) -> str | None:
     """The processor's name; on ARM, where Linux gives none, its implementer and part numbers or the board's name."""
-    text = _text(root / "proc/cpuinfo") or ""
+    text = read_text(root / "proc/cpuinfo") or ""
     if name := re.search(r"^model name\s*:\s*(.+)$", text, flags=re.MULTILINE):
         return name[1].strip()
     parts = dict(re.findall(r"^CPU (implementer|part)\s*:\s*(\S+)$", text, flags=re.MULTILINE))
-    board = (_text(root / "proc/device-tree/model") or "").strip("\x00")
+    board = (read_text(root / "proc/device-tree/model") or "").strip("\x00")
     named = [board] if board else []
     named += [f"{key} {parts[key]}" for key in ("implementer", "part") if key in parts]
     return ", ".join(named) or platform.processor() or None
@@ -116,10 +117,10 @@ def _load_average() -> list[Json] | None:
 
 def _frequency_mhz(root: Path) -> float | None:
     """The mean clock of the processors now."""
-    readings = [_text(path) for path in root.glob("sys/devices/system/cpu/cpu[0-9]*/cpufreq/scaling_cur_freq")]
+    readings = [read_text(path) for path in root.glob("sys/devices/system/cpu/cpu[0-9]*/cpufreq/scaling_cur_freq")]
     clocks = [int(reading) / 1000 for reading in readings if reading and reading.isdigit()]
     if not clocks:
-        found = re.findall(r"^cpu MHz\s*:\s*([0-9.]+)$", _text(root / "proc/cpuinfo") or "", flags=re.MULTILINE)
+        found = re.findall(r"^cpu MHz\s*:\s*([0-9.]+)$", read_text(root / "proc/cpuinfo") or "", flags=re.MULTILINE)
         clocks = [float(clock) for clock in found]
     return round(sum(clocks) / len(clocks), 1) if clocks else None
 
@@ -127,22 +128,14 @@ def _frequency_mhz(root: Path) -> float | None:
 def _thermal_throttles(root: Path) -> int | None:
     """How often any core has slowed down for its heat since the start."""
     counters = root.glob("sys/devices/system/cpu/cpu[0-9]*/thermal_throttle/core_throttle_count")
-    counts = [int(text) for path in counters if (text := _text(path)) and text.isdigit()]
+    counts = [int(text) for path in counters if (text := read_text(path)) and text.isdigit()]
     return sum(counts) if counts else None
 
 
 def _keyed_number(path: Path, pattern: str) -> int | None:
     """The number that `pattern` captures in a file; null where the file or the line is missing."""
-    found = re.search(pattern, _text(path) or "", flags=re.MULTILINE)
+    found = re.search(pattern, read_text(path) or "", flags=re.MULTILINE)
     return int(found[1]) if found else None
-
-
-def _text(path: Path) -> str | None:
-    """A file's text without the white space around it; null where it cannot be read, as many are in a container."""
-    try:
-        return path.read_text(encoding="utf-8", errors="replace").strip()
-    except OSError:
-        return None
 
 
 def _installed_version(name: str) -> str | None:

@@ -14,6 +14,7 @@ MANIFEST_NAME = "manifest.json"
 FORMAT = 1  # 1: the first
 LARGEST_BYTES = 4 << 20
 MOST_DIMENSIONS = 32
+LARGEST_SEQUENCE = (1 << 63) - 1
 
 _DIGEST = r"[0-9a-f]{64}"
 _NAME = r"[A-Za-z0-9][A-Za-z0-9._+-]*"
@@ -58,6 +59,18 @@ class EngineEntry:
 
 
 @dataclass(frozen=True)
+class PendingEngine:
+    """An engine that the device makes from the bundle's model: with which backend and settings, and on which devices.
+
+    `requires` holds those of the backend's needs that the device must have; the others it brings itself.
+    """
+
+    backend: str
+    settings: Mapping[str, Json]
+    requires: Mapping[str, str]
+
+
+@dataclass(frozen=True)
 class BuildStep:
     """One step of the build that made the bundle, and its key."""
 
@@ -67,7 +80,11 @@ class BuildStep:
 
 @dataclass(frozen=True, kw_only=True)
 class Manifest:
-    """What a bundle says about itself. `extra` keeps the top-level keys that this version does not know."""
+    """What a bundle says about itself.
+
+    `sequence` tells newer from older among the bundles of one name; 0 is unnumbered, and then the key is left out.
+    `extra` keeps the top-level keys that this version does not know.
+    """
 
     name: str
     target: str
@@ -79,8 +96,10 @@ class Manifest:
     versions: Mapping[str, str] = field(default_factory=dict)
     files: Mapping[str, FileEntry] = field(default_factory=dict)
     engines: tuple[EngineEntry, ...] = ()
+    pending: tuple[PendingEngine, ...] = ()
     recipe: str = ""
     steps: tuple[BuildStep, ...] = ()
+    sequence: int = 0
     extra: Mapping[str, Json] = field(default_factory=dict)
     format: int = FORMAT
 
@@ -108,8 +127,10 @@ class Manifest:
                 }
                 for engine in self.engines
             ],
+            **({"pending": [dict(vars(engine)) for engine in self.pending]} if self.pending else {}),
             "recipe": self.recipe,
             "steps": [{"name": step.name, "key": step.key} for step in self.steps],
+            **({"sequence": self.sequence} if self.sequence else {}),
         }
 
     def to_bytes(self) -> bytes:
@@ -153,6 +174,7 @@ def _manifest(document: JsonField) -> Manifest:
     inputs, outputs = tensor_specs(document.field("inputs")), tensor_specs(document.field("outputs"))
     if not inputs or not outputs:
         raise document.field("outputs" if inputs else "inputs").refuse("must not be empty")
+    numbered = "sequence" in document.mapping()
     manifest = Manifest(
         name=document.field("name").text(pattern=_NAME, rule="must be a plain name", longest=100),
         target=document.field("target").text(pattern=_NAME, rule="must be a plain name", longest=100),
@@ -169,15 +191,25 @@ def _manifest(document: JsonField) -> Manifest:
             for path, entry in document.field("files").fields().items()
         },
         engines=tuple(_engine(item) for item in document.field("engines").items()),
+        pending=tuple(_pending(item) for item in document.field("pending").items())
+        if "pending" in document.mapping()
+        else (),
         recipe=document.field("recipe").text(longest=LARGEST_BYTES),
         steps=tuple(
             BuildStep(name=item.field("name").text(), key=_digest(item.field("key")))
             for item in document.field("steps").items()
         ),
+        sequence=_sequence(document.field("sequence")) if numbered else 0,
     )
-    ours = manifest.to_json().keys()
+    ours = {*manifest.to_json(), "sequence", "pending"}
     extra = {key: value for key, value in document.mapping().items() if key not in ours}
     return replace(manifest, extra=extra)
+
+
+def _sequence(item: JsonField) -> int:
+    if item.integer() > LARGEST_SEQUENCE:
+        raise item.refuse(f"must be at most {LARGEST_SEQUENCE}")
+    return item.integer()
 
 
 def _check_engines(manifest: Manifest) -> None:
@@ -197,6 +229,14 @@ def _engine(item: JsonField) -> EngineEntry:
         fingerprint=item.field("fingerprint").text(pattern=_NAME, rule="must be a plain name", longest=200),
         backend=item.field("backend").text(pattern=_NAME, rule="must be a plain name", longest=100),
         path=_path(item.field("path").text(), item.field("path")),
+        settings=item.field("settings").mapping(),
+        requires=item.field("requires").texts(),
+    )
+
+
+def _pending(item: JsonField) -> PendingEngine:
+    return PendingEngine(
+        backend=item.field("backend").text(pattern=_NAME, rule="must be a plain name", longest=100),
         settings=item.field("settings").mapping(),
         requires=item.field("requires").texts(),
     )

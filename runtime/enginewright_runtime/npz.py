@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import io
+import struct
+import tokenize
 import zipfile
 import zlib
 from collections.abc import Mapping
@@ -11,6 +13,12 @@ import numpy as np
 
 from enginewright_runtime.backends import Array
 
+# What numpy and zipfile raise for files that are broken, besides ValueError: an array's header is a Python literal, and
+# a header that is none ends in whatever part of Python's own reader meets it first.
+_BROKEN = (
+    *(EOFError, IndexError, KeyError, MemoryError, OSError, OverflowError, RuntimeError, SyntaxError, TypeError),
+    *(struct.error, tokenize.TokenError, zipfile.BadZipFile, zlib.error),
+)
 LARGEST_BYTES = 1 << 30  # what the arrays may take; a compressed file of a few kilobytes can promise any size
 
 
@@ -36,5 +44,5 @@ def read_npz(data: bytes) -> dict[str, Array]:
             raise ValueError(f"its arrays take {size} bytes, and {LARGEST_BYTES} is the most that is read")
         with np.load(io.BytesIO(data), allow_pickle=False) as arrays:
             return {name: arrays[name] for name in arrays.files}
-    except (KeyError, EOFError, OSError, MemoryError, RuntimeError, zlib.error, zipfile.BadZipFile) as error:
+    except _BROKEN as error:
         raise ValueError(f"not a file of numpy arrays: {error}") from None

@@ -14,15 +14,17 @@ from enginewright_runtime.errors import BackendMissing, BundleError, EngineError
 from enginewright_runtime.manifest import EngineEntry, Manifest, TensorSpec
 
 _MOST_REMEMBERED_SHAPES = 64
+_ndarray = np.ndarray
 
 
-def open(path: str | Path) -> Session:
+def open(path: str | Path, *, require_key: str | Path | None = None) -> Session:
     """Verify a bundle, and open the first of its engines that runs on this machine.
 
-    Raises BundleError where the file is not a whole, unaltered bundle; NoEngineFits with the reason for each engine;
-    BackendMissing with what to install where that is all that stands in the way.
+    `require_key` is the file of a public key that must have signed the bundle. Raises BundleError where the file is not
+    a whole, unaltered bundle (SignatureError where that key did not sign it); NoEngineFits with the reason for each
+    engine; BackendMissing with what to install where that is all that stands in the way.
     """
-    return open_bundle(read_bundle(Path(path)))
+    return open_bundle(read_bundle(Path(path), require_key=require_key))
 
 
 def open_bundle(bundle: Bundle) -> Session:
@@ -53,7 +55,8 @@ def fitting_engine(bundle: Bundle) -> EngineEntry:
     if missing:
         raise BackendMissing(f"{bundle.path}: {missing.message}", hint=missing.hint)
     found = "\n".join(f"  {reason}" for reason in reasons) or "  it holds none: its engine is built on the device"
-    raise NoEngineFits(f"{bundle.path}: no engine of this bundle runs on this machine\n{found}")
+    hint = "on its device: enginewright-runtime compile BUNDLE" if bundle.manifest.pending else ""
+    raise NoEngineFits(f"{bundle.path}: no engine of this bundle runs on this machine\n{found}", hint=hint)
 
 
 class Session:
@@ -89,19 +92,20 @@ class Session:
         nothing is copied unless an array is not C-contiguous. Raises InputError with what was expected and what came.
         """
         # Called at the camera's rate: shapes that fitted once are remembered, and everything that explains is off
-        # this path.
-        if not isinstance(inputs, Mapping) or len(inputs) != len(self._expected):
+        # this path. benchmarks/runtime_overhead.py keeps watch over what it takes.
+        if (type(inputs) is not dict and not isinstance(inputs, Mapping)) or len(inputs) != len(self._expected):
             raise self._wrong_names(inputs)
         feed: dict[str, Array] = {}
-        shapes = []
+        shapes: tuple[tuple[int, ...], ...] = ()
         for name, dtype in self._expected:
             array = inputs.get(name)
-            if type(array) is not np.ndarray or array.dtype != dtype:
+            # numpy has one object for each of its own dtypes, so that the comparison itself is seldom needed.
+            if type(array) is not _ndarray or (array.dtype is not dtype and array.dtype != dtype):
                 raise self._wrong_array(name, inputs)
             feed[name] = array if array.flags.c_contiguous else np.ascontiguousarray(array)
-            shapes.append(array.shape)
-        if tuple(shapes) not in self._fitting_shapes:
-            self._check_shapes(tuple(shapes))
+            shapes += (array.shape,)
+        if shapes not in self._fitting_shapes:
+            self._check_shapes(shapes)
         return self._engine.run(feed)
 
     def close(self) -> None:

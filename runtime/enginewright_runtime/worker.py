@@ -4,14 +4,19 @@ It reads one JSON object a line from standard input and answers each with one li
 can reach that channel: before any engine's library is loaded, file descriptor 1 is pointed at standard error. It ends
 when its standard input does, so it does not outlive its parent.
 
-=======  =================================================================  ==================
-do       with                                                               answer
-=======  =================================================================  ==================
-open     engine, inputs (paths), sha256, backend, settings, evicted_bytes   size_bytes
-warm_up  what WarmUpRule has                                                what WarmUp has
-chunk    count, drop (untimed ones at the start)                            samples_ns, cpu_ns
+========  ================================================================  ==================
+do        with                                                              answer
+========  ================================================================  ==================
+open      engine, inputs (paths), sha256, backend, settings, evicted_bytes  size_bytes
+warm_up   what WarmUpRule has                                               what WarmUp has
+chunk     count, drop (untimed ones at the start)                           samples_ns, cpu_ns
+arrivals  period_ns, frames                                                 what Arrivals has
+window    duration_ns                                                       samples_ns, count
+load      (runs inferences beside, until rest)
+rest                                                                        samples_ns
 report                                                                      peak_rss_bytes
-=======  =================================================================  ==================
+rehearse  bundle (path), sha256                                             outputs
+========  ================================================================  ==================
 
 Where `evicted_bytes` is not 0, so many are written before each inference of a chunk. The warm-up goes without that: it
 is there for what happens once in a process, and every figure of the engine is of a process that is past it.
@@ -31,11 +36,15 @@ from pathlib import Path
 import numpy as np
 
 from enginewright_runtime.backends import Array, OpenEngine, backend
+from enginewright_runtime.bench.tasks import Tasks
+from enginewright_runtime.bundle import read_bundle
 from enginewright_runtime.caches import Evictor
 from enginewright_runtime.canonical import Json, canonical_bytes, sha256_hex, strict_json
-from enginewright_runtime.errors import EnginewrightError, MeasurementError
+from enginewright_runtime.errors import BundleError, EnginewrightError, MeasurementError
+from enginewright_runtime.golden import read_golden
 from enginewright_runtime.json_field import JsonField
 from enginewright_runtime.npz import read_npz
+from enginewright_runtime.session import open_bundle
 from enginewright_runtime.warm_up import WarmUpRule, warm_up
 
 
@@ -48,10 +57,21 @@ class Worker:
         self._inputs: dict[str, Array] = {}
         self._evictor = Evictor(0)
         self._peak_before_evicting = 0
+        self._tasks = Tasks(self._time_once)
 
     def answer(self, request: JsonField) -> dict[str, Json]:
         """Do what one request asks."""
-        actions = {"open": self._open, "warm_up": self._warm_up, "chunk": self._chunk, "report": self._report}
+        actions = {
+            "open": self._open,
+            "warm_up": self._warm_up,
+            "chunk": self._chunk,
+            "arrivals": self._tasks.arrivals,
+            "window": self._tasks.window,
+            "load": self._tasks.load,
+            "rest": self._tasks.rest,
+            "report": self._report,
+            "rehearse": _rehearse,
+        }
         name = request.field("do").text()
         if name not in actions:
             raise request.field("do").refuse(f"must be one of {', '.join(actions)}")
@@ -111,6 +131,17 @@ class Worker:
         if select.select([self._requests], [], [], 0)[0]:
             raise SystemExit(0)
         return self._time_once()
+
+
+def _rehearse(request: JsonField) -> dict[str, Json]:
+    """Open a bundle as an application does, run its golden inputs, and say whether each output is the golden one."""
+    bundle = read_bundle(Path(request.field("bundle").text(longest=4096)))
+    if bundle.sha256 != request.field("sha256").text():
+        raise BundleError(f"{bundle.path}: another bundle stands in its place")
+    golden = read_golden(bundle)
+    with open_bundle(bundle) as session:
+        compared = golden.compare(session.run(golden.inputs))
+    return {"outputs": [{"name": output.name, "agrees": output.agrees} for output in compared]}
 
 
 def peak_rss_bytes() -> int:

@@ -38,7 +38,7 @@ class WorkerProcess:
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=self._stderr,
-            env=_environment(),
+            env=python_environment(),
             # Ctrl-C goes to the whole process group: this process alone decides what then becomes of the worker.
             start_new_session=True,
         )
@@ -131,7 +131,7 @@ class WorkerProcess:
         return f"; its standard error ends:\n{text}" if text else "; it wrote nothing to its standard error"
 
 
-def _environment() -> dict[str, str]:
+def python_environment() -> dict[str, str]:
     """This process's environment, so changed that the worker finds this very package.
 
     PYTHONSAFEPATH (Python 3.11) keeps the folder that it starts in off its path, and any numpy.py that lies there.

@@ -47,6 +47,7 @@ def test_a_build_gives_a_bundle_that_runs_and_says_what_was_reached(first_build:
 def test_the_bundle_holds_what_the_design_says(first_build: tuple[TinyProject, Finished]) -> None:
     bundle = read_bundle(Path(first_build[1].json["bundle"]))
     engine = bundle.manifest.engines[0]
+    assert bundle.manifest.sequence == 7
     assert {"model.onnx", "golden.npz", "report.html", engine.path} <= set(bundle.manifest.files)
     assert engine.path == f"engines/{engine.fingerprint}/engine"
     assert [step.name for step in bundle.manifest.steps] == STEPS[:-1]

@@ -16,8 +16,8 @@ from enginewright.compression import CompressStep, Distill, Prune, PruneBlocks, 
 from enginewright.plan import HostFacts, OutputOf, make_plan
 from enginewright.recipe import load_recipe
 from enginewright.record import Ingredients, Record
+from enginewright.results import compression_of, precision_of
 from enginewright.sources import Source, Sources
-from enginewright.stages.pack import _compression, _precision
 from enginewright.target import Target
 
 CPU = Target(target=1, name="cpu", backend="onnxruntime", build="here", threads=2)
@@ -61,15 +61,15 @@ def test_a_curve_goes_by_the_name_of_the_step_that_trained(tmp_path: Path) -> No
     history.insert(5, Record("prune", Ingredients("prune", 1, {}), {}, 1.0))
     inputs = {path.name: path for path in sorted(tmp_path.iterdir())}
     step: Any = SimpleNamespace(inputs=inputs, history=tuple(history))
-    found = _compression(step)
+    found = compression_of(step)
     assert found.curves == {f"recover-{number}": [number] for number in range(1, 12)}
     assert (found.precision, found.blocks, found.scales) == (None, None, None)
 
 
 def test_the_result_says_how_many_layers_stay_float() -> None:
     table = {"chosen": "mixed", "time": "measured", "kept_float": ["b"], "layers": [{"name": "a"}, {"name": "b"}]}
-    assert _precision(table) == {"chosen": "mixed", "time": "measured", "float_layers": 1, "layers": 2}
-    assert _precision(None) is None
+    assert precision_of(table) == {"chosen": "mixed", "time": "measured", "float_layers": 1, "layers": 2}
+    assert precision_of(None) is None
 
 
 def test_the_report_and_the_output_of_a_build_say_what_compression_decided(

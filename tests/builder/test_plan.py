@@ -49,6 +49,13 @@ def test_a_parameter_of_pruning_reaches_the_pruning_step_and_the_packed_recipe_o
     assert changed(plan_of({}), plan_of({"macs": 0.3})) == ["prune", "pack"]
 
 
+def test_the_sequence_number_reaches_the_packed_bundle_and_nothing_else() -> None:
+    recipe = load_recipe(TINY / "tiny.yaml", target=CPU, settings={}, environment={})
+    host = HostFacts("onnxruntime-x86-vnni", {"onnxruntime": "1.31.1"}, "float32", "f" * 64)
+    later = make_plan(replace(recipe, sequence=recipe.sequence + 1), CPU, sources=SOURCES, host=host)
+    assert changed(plan_of({}), later) == ["pack"]
+
+
 def test_another_dialect_changes_how_the_network_is_quantized() -> None:
     assert changed(plan_of({}), plan_of({}, dialect="onnxruntime-arm")) == ["assign_precision", "quantize"]
 

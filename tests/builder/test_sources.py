@@ -51,7 +51,7 @@ def recipe_of(project: Project, **changed: Any) -> Recipe:
 
 
 def gather(project: Project, **changed: Any) -> Sources:
-    return gather_sources(recipe_of(project, **changed), project)
+    return gather_sources(recipe_of(project, **changed), project, target="cpu")
 
 
 def digests(sources: Sources) -> dict[str, str]:

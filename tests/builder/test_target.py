@@ -100,3 +100,56 @@ def test_listing_targets_reports_the_problems_of_all_files(tmp_path):
 
 def test_the_backend_is_told_the_threads():
     assert load_target("cpu", catalogue(None)).engine_settings() == {"threads": 1}
+
+
+def test_no_figure_of_the_catalogue_stands_without_its_source():
+    """Every figure of a device has a comment behind it; what our own measurements say has it above."""
+    figures = {
+        "compute_capability", "sm_count", "memory_gb", "bandwidth_gb_s", "int8_tops", "float16_tflops", "dla_cores", "jetpack",
+        "tensorrt", "cuda", "python", "power_modes", "power_mode", "workspace_mib",
+    }  # fmt: skip
+    for target in load_targets(catalogue(None)):
+        lines = target.path.read_text().splitlines()
+        assert lines[0].startswith("# "), target.name
+        bare = [line for line in lines if line.partition(":")[0] in figures and " # " not in line]
+        assert bare == [], target.name
+
+
+def test_the_catalogue_has_the_devices_that_are_promised():
+    wanted = "orin orin-jp7 orin-32 orin-nx orin-nano thor xavier t4 a10 a100 l4 l40s h100 h200 b200 rtx-ampere rtx-ada cpu cpu-arm"
+    targets = {target.name: target for target in load_targets(catalogue(None))}
+    assert set(wanted.split()) <= set(targets)
+    jetsons = [target for target in targets.values() if target.jetpack]
+    assert len(jetsons) == 7
+    assert all(target.machine == "aarch64" and target.power_mode and target.tensorrt for target in jetsons)
+    assert all(target.channel_multiple == 32 for target in targets.values() if target.compute_capability)
+
+
+GPU = "target: 1\nname: van\nbackend: {backend}\nbuild: {build}\n{more}"
+
+
+@pytest.mark.parametrize(
+    ("backend", "build", "more", "message"),
+    [
+        ("tensorrt", "here", 'compute_capability: "8.7"\n', "4: build must be device with the backend tensorrt, got here"),
+        ("onnxruntime", "ahead", "", "4: build must be here or device with the backend onnxruntime, got ahead"),
+        ("tensorrt", "device", "", "1: missing key 'compute_capability': a TensorRT engine runs on one compute capability"),
+        ("tensorrt", "device", "compute_capability: 8.7\n",
+         "5: compute_capability must be a compute capability in quotes, such as \"8.7\", got 8.7; in quotes it is text"),
+        ("tensorrt", "device", 'compute_capability: "8.7"\npower_mode: MAXN\n',
+         "6: power_mode must be one of power_modes (none), got MAXN"),
+        ("tensorrt", "device", 'compute_capability: "8.7"\ndla_core: 0\n',
+         "6: dla_core must be below dla_cores (0), got 0"),
+    ],
+)  # fmt: skip
+def test_a_target_with_a_gpu_must_fit_together(backend, build, more, message, tmp_path):
+    (tmp_path / "van.yaml").write_text(GPU.format(backend=backend, build=build, more=more))
+    with pytest.raises(TargetError) as caught:
+        load_target("van", [tmp_path])
+    assert str(caught.value).partition("van.yaml:")[2] == message
+
+
+def test_a_backend_is_told_what_the_target_pins_and_nothing_else(tmp_path):
+    more = 'compute_capability: "8.7"\nworkspace_mib: 512\noptimization_level: 4\nsm_count: 16\n'
+    (tmp_path / "van.yaml").write_text(GPU.format(backend="tensorrt", build="device", more=more))
+    assert load_target("van", [tmp_path]).engine_settings() == {"workspace_mib": 512, "optimization_level": 4}

@@ -41,9 +41,16 @@ def name(request: pytest.FixtureRequest) -> str:
     return request.param
 
 
+def only_on_a_processor(name: str) -> None:
+    """What runs on a GPU takes other settings, and has tests of its own: tests/runtime/tensorrt and tests/gpu."""
+    if name.startswith("tensorrt"):
+        pytest.skip("it runs on a GPU: see tests/runtime/tensorrt and tests/gpu")
+
+
 @pytest.fixture
 def chosen(name: str) -> Backend:
     """The backend, where its library is installed."""
+    only_on_a_processor(name)
     found = backend(name)
     try:
         found.compile(networks.linear().SerializeToString(), ONE_THREAD)
@@ -161,6 +168,7 @@ except BackendMissing as error:
 
 
 def test_a_missing_library_names_the_extra(name: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    only_on_a_processor(name)
     install = f"pip install 'enginewright-runtime[{backend(name).extra}]'"
     (tmp_path / "model").write_bytes(networks.linear().SerializeToString())
     assert python(WITHOUT_LIBRARIES, name, str(tmp_path / "model")) == (f"{install}\n", "")

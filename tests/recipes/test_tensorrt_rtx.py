@@ -132,7 +132,7 @@ def quantized_network(name: str, folder: Path, *compress: CompressStep) -> onnx.
     recipe, target = recipe_named(name)
     recipe = replace(recipe, compress=compress)
     with recipe_modules():
-        plan = make_plan(recipe, target, sources=gather_sources(recipe, PROJECT), host=HOST)
+        plan = make_plan(recipe, target, sources=gather_sources(recipe, PROJECT, target=target.name), host=HOST)
         made = Made(recipe, plan, folder)
         path = made.until("simplify", without="reference/") if compress else made.until("reference/simplify")
         samples = made.samples()

@@ -14,6 +14,7 @@ from enginewright_runtime.budget import (
     Verdict,
     judge,
     overall,
+    pending,
     percentile_interval_ns,
 )
 from enginewright_runtime.canonical import canonical_bytes
@@ -169,7 +170,24 @@ def test_the_worst_finding_decides(verdicts: list[Verdict], together: Verdict) -
 
 def test_each_verdict_has_its_exit_code() -> None:
     codes = {verdict.value: verdict.exit_code for verdict in Verdict}
-    assert codes == {"PASS": ExitCode.OK, "FAIL": ExitCode.FAILED, "INCONCLUSIVE": ExitCode.INCONCLUSIVE}
+    assert codes == {
+        "PASS": ExitCode.OK,
+        "FAIL": ExitCode.FAILED,
+        "INCONCLUSIVE": ExitCode.INCONCLUSIVE,
+        "PENDING": ExitCode.INCONCLUSIVE,
+    }
+
+
+def test_what_has_no_value_is_pending_and_what_was_judged_stays() -> None:
+    found = pending(judge({"latency_p99_ms": 1.0, "size_mib": 1.0, "accuracy_drop": 0.01}, Evidence(accuracy_drop=0.0)))
+    assert [(one.name, one.verdict) for one in found] == [
+        ("latency_p99_ms", Verdict.PENDING),
+        ("size_mib", Verdict.PENDING),
+        ("accuracy_drop", Verdict.PASS),
+    ]
+    assert overall(found) is Verdict.PENDING
+    missed = pending(judge({"latency_p99_ms": 1.0, "accuracy_drop": 0.01}, Evidence(accuracy_drop=0.5)))
+    assert overall(missed) is Verdict.FAIL
 
 
 def test_a_finding_is_json() -> None:

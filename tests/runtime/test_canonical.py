@@ -61,6 +61,8 @@ def test_what_json_lacks_is_refused_with_its_place(value: Json, error: type[Exce
         (b"[" * 200_000 + b"]" * 200_000, "nested more than 64 levels deep"),
         (b'{"a":' * 200_000, "nested more than 64 levels deep"),
         (b'"\xff"', "not UTF-8: invalid start byte at byte 1"),
+        (b'["\\ud800"]', "half of a character that takes two escapes"),
+        (b'{"\\uDFff": 1}', "half of a character that takes two escapes"),
         (b"{", "Expecting property name"),
         (b"", "Expecting value"),
         (b"1 2", "Extra data"),
@@ -74,6 +76,7 @@ def test_json_that_somebody_else_wrote_is_refused_with_what_is_wrong(text: bytes
 
 def test_64_levels_are_read() -> None:
     assert strict_json(b"[" * 64 + b"]" * 64)
+    assert strict_json(b'"\\ud83d\\ude00"') == "\N{GRINNING FACE}"
 
 
 def test_digests_are_sha256_of_the_content(tmp_path: Path) -> None:

@@ -19,6 +19,7 @@ import pytest
 from tests.runtime.tiny_bundle import WEIGHTS, make_bundle, tiny_golden, tiny_manifest
 
 from enginewright_runtime import cli, npz
+from enginewright_runtime.bench import latency
 from enginewright_runtime.bundle import read_bundle, write_bundle
 from enginewright_runtime.exit_codes import ExitCode
 from enginewright_runtime.measure import Measurement, WarmUpRule, measure
@@ -53,7 +54,7 @@ def command(capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) 
         out, err = capfd.readouterr()
         return Ran(code, out, err)
 
-    monkeypatch.setattr(cli, "measure", lambda *args, **rest: measure(*args, **rest, rounds=35, warm_up=QUICK))
+    monkeypatch.setattr(latency, "measure", lambda *args, **rest: measure(*args, **rest, rounds=35, warm_up=QUICK))
     return run
 
 
@@ -105,7 +106,7 @@ def test_info_works_where_no_engine_runs(command: Command, tmp_path: Path) -> No
     write_bundle(path, tiny_manifest(), {"model.onnx": b"a model"})
     ran = command("info", path)
     assert ran.code == 0
-    assert "engine    none: it is built on the device" in ran.out
+    assert "engine    none" in ran.out
 
 
 def test_run_compares_the_golden_outputs(command: Command, tiny_path: Path) -> None:
@@ -323,7 +324,7 @@ def test_wrong_usage_ends_with_2(arguments: list[str], message: str, capsys: pyt
 def test_an_unexpected_error_is_our_bug_and_says_so(
     command: Command, tiny_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def broken(path: Path) -> None:
+    def broken(path: Path, **options: object) -> None:
         raise RuntimeError("never thought of")
 
     monkeypatch.setattr(cli, "read_bundle", broken)

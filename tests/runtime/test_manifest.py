@@ -45,10 +45,19 @@ def test_what_is_written_reads_back_equal() -> None:
 
 
 def test_keys_of_a_newer_writer_are_kept() -> None:
-    document = {**full_document(), "sequence": 7, "notes": {"by": ["ci"]}}
+    document = {**full_document(), "release": 7, "notes": {"by": ["ci"]}}
     manifest = parse_manifest(json.dumps(document).encode())
-    assert manifest.extra == {"sequence": 7, "notes": {"by": ["ci"]}}
+    assert manifest.extra == {"release": 7, "notes": {"by": ["ci"]}}
     assert manifest.to_json() == document
+
+
+def test_a_sequence_number_is_read_and_an_older_manifest_has_none() -> None:
+    document = full_document()
+    assert "sequence" not in document
+    assert parse_manifest(json.dumps(document).encode()).sequence == 0
+    document["sequence"] = 7
+    manifest = parse_manifest(json.dumps(document).encode())
+    assert (manifest.sequence, manifest.extra, manifest.to_json()) == (7, {}, document)
 
 
 @pytest.mark.parametrize("key", list(full_document()))
@@ -63,6 +72,9 @@ FAULTS: list[tuple[Callable[[Document], None], str]] = [
     (put("format", value=2), "format 2 is newer than this runtime reads"),
     (put("format", value=0), "format must be at least 1, got 0"),
     (put("format", value=True), "format must be a whole number, got True"),
+    (put("sequence", value=-1), "sequence must be at least 0, got -1"),
+    (put("sequence", value="7"), "sequence must be a whole number, got '7'"),
+    (put("sequence", value=1 << 63), "sequence must be at most 9223372036854775807"),
     (put("name", value="../signs"), "name must be a plain name, got '../signs'"),
     (put("name", value=None), "name must be text, got None"),
     (put("target", value="a" * 101), "target must be at most 100 characters long"),
@@ -148,3 +160,34 @@ def test_any_value_anywhere_is_read_or_refused_and_never_a_crash(data: st.DataOb
 def test_any_bytes_are_refused_and_never_a_crash(data: bytes) -> None:
     with pytest.raises(ManifestError):
         parse_manifest(data)
+
+
+@given(st.data())
+@settings(max_examples=300, deadline=None)
+def test_a_manifest_with_any_of_its_bytes_changed_is_read_or_refused_and_never_a_crash(data: st.DataObject) -> None:
+    raw = json.dumps(full_document()).encode()
+    for _ in range(data.draw(st.integers(1, 4))):
+        begin = data.draw(st.integers(0, len(raw)))
+        end = data.draw(st.integers(begin, min(len(raw), begin + 20)))
+        raw = raw[:begin] + data.draw(st.one_of(st.binary(max_size=8), st.sampled_from(PIECES))) + raw[end:]
+    try:
+        manifest = parse_manifest(raw)
+    except ManifestError:
+        return
+    assert parse_manifest(manifest.to_bytes()) == manifest
+
+
+PIECES = [
+    b"NaN",
+    b"-Infinity",
+    b"1e999",
+    b"-0",
+    b"1" * 5000,
+    b'"',
+    b"\\",
+    b"\\ud800",
+    b"\xff",
+    b"[" * 100,
+    b"null",
+    b"{}",
+]

@@ -179,7 +179,7 @@ def test_where_no_engine_fits_each_reason_is_given(tmp_path: Path) -> None:
     assert first == f"{path}: no engine of this bundle runs on this machine"
     assert reasons[0].startswith("  old: it needs onnxruntime 1.0.0, and ")
     assert reasons[1].startswith("  sparc: it was made for sparc, and this machine is ")
-    assert reasons[2] == "  tpu: unknown backend 'tpu'; this runtime has onnxruntime, openvino"
+    assert reasons[2] == "  tpu: unknown backend 'tpu'; this runtime has onnxruntime, openvino, tensorrt, tensorrt_rtx"
 
 
 def test_a_bundle_without_an_engine_says_where_its_engine_is_built(tmp_path: Path) -> None:

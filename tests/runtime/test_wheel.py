@@ -81,8 +81,13 @@ def test_numpy_is_needed_and_the_libraries_that_run_engines_are_extras(command: 
     assert listed.stdout.strip() == str(
         [
             "numpy>=1.23",
+            "cuda-bindings>=12.6; extra == 'cuda'",
             "onnxruntime>=1.21; extra == 'onnxruntime'",
             "openvino>=2025.0; extra == 'openvino'",
+            "cryptography>=40; extra == 'signing'",
+            "tensorrt>=8.6; extra == 'tensorrt'",
+            "tensorrt-rtx-cu13-bindings; extra == 'tensorrt-rtx'",
+            "tensorrt-rtx-cu13-libs; extra == 'tensorrt-rtx'",
         ]
     )
 

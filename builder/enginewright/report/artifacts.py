@@ -19,13 +19,14 @@ from enginewright.report.data import (
     Layer,
     Network,
     OutputNoise,
+    Pending,
     ReportData,
     SessionSamples,
     StepOutput,
     StepRecord,
 )
 from enginewright.step_summary import summarized
-from enginewright_runtime.budget import Finding, overall
+from enginewright_runtime.budget import Finding, Verdict, overall
 from enginewright_runtime.canonical import Json
 from enginewright_runtime.json_field import JsonField
 from enginewright_runtime.measurement import Measurement
@@ -58,6 +59,7 @@ def report_data_from_artifacts(
     measurement: Measurement | None,
     measurement_evicted: Measurement | None = None,
     compression: CompressionArtifacts | None = None,
+    pending: Pending | None = None,
 ) -> ReportData:
     """Gather what the pack stage has at hand.
 
@@ -72,7 +74,7 @@ def report_data_from_artifacts(
         summary=summary,
         target=target,
         target_summary=target_summary,
-        verdict=overall(findings),
+        verdict=_verdict(findings, pending),
         findings=tuple(findings),
         recipe=recipe,
         steps=tuple(_step(record) for record in steps),
@@ -85,6 +87,7 @@ def report_data_from_artifacts(
         warnings=tuple(f"{step.name}: {warning}" for step in steps for warning in step.warnings),
         latency_evicted=_latency(measurement_evicted.with_caches("evicted")) if measurement_evicted else None,
         compression=Compression() if compression is None else compression_from_artifacts(compression),
+        pending=pending,
     )
 
 
@@ -128,6 +131,12 @@ def layers_from_json(artifact: Json, document: str) -> tuple[Layer, ...]:
         )
         for item in _root(artifact, document).field("layers").items()
     )
+
+
+def _verdict(findings: Sequence[Finding], pending: Pending | None) -> Verdict:
+    """An engine that was not measured can fail already, and cannot pass."""
+    found = overall(findings)
+    return found if pending is None or found is Verdict.FAIL else Verdict.PENDING
 
 
 def _network(artifacts: NetworkArtifacts, measurement: Measurement | None, label: str) -> Network:

@@ -71,7 +71,7 @@ def comparison(data: ReportData) -> tuple[ComparisonRow, ...]:
     rows = [*_accuracy_rows(data)]
     if data.latency is not None:
         rows += [_latency_row(row, data.latency) for row in percentile_rows(data.latency) if row.percent in (50, 99)]
-    rows += _size_rows(data.reference, data.engine)
+    rows += _size_rows(data.reference, data.engine, compiled=data.pending is None)
     return tuple(rows)
 
 
@@ -150,10 +150,16 @@ def _undecided(findings: tuple[Finding, ...]) -> str:
     return f"What was measured leaves {_which(findings, Verdict.INCONCLUSIVE)} open"
 
 
+def _pending(findings: tuple[Finding, ...]) -> str:
+    del findings
+    return "The engine waits for its device; what was evaluated here is its twin, the same network under ONNX Runtime"
+
+
 _VERDICT_CLAUSE: dict[Verdict, Callable[[tuple[Finding, ...]], str]] = {
     Verdict.PASS: _within,
     Verdict.FAIL: _beyond,
     Verdict.INCONCLUSIVE: _undecided,
+    Verdict.PENDING: _pending,
 }
 
 
@@ -210,14 +216,12 @@ def _accuracy_rows(data: ReportData) -> list[ComparisonRow]:
     return rows
 
 
-def _size_rows(before: Network, after: Network) -> list[ComparisonRow]:
-    """Size, weights, MACs and memory; both sides of a row in the same unit."""
-    size = max(before.size_bytes, after.size_bytes)
-    rows = [
-        _ratio_row(
-            "Size", before.size_bytes, after.size_bytes, partial(file_size, like=size), less="smaller", more="larger"
-        )
-    ]
+def _size_rows(before: Network, after: Network, *, compiled: bool) -> list[ComparisonRow]:
+    """Size, weights, MACs and memory; both sides of a row in the same unit. `compiled`: there are engines with a size."""
+    rows = []
+    if compiled:
+        written = partial(file_size, like=max(before.size_bytes, after.size_bytes))
+        rows.append(_ratio_row("Size", before.size_bytes, after.size_bytes, written, less="smaller", more="larger"))
     for name, was, now in (("Weights", before.weights, after.weights), ("MACs", before.macs, after.macs)):
         if was or now:
             rows.append(_ratio_row(name, was, now, partial(count, like=max(was, now)), less="fewer", more="more"))

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from enginewright.report.comparison import Figure
-from enginewright.report.data import BlockRemoval, MethodChoice, Precision, TimeSaved, Training
+from enginewright.report.data import BlockRemoval, Frontier, MethodChoice, Precision, TimeSaved, Training
 from enginewright.units import (
     NONE,
     counted,
@@ -33,6 +33,18 @@ class AssignmentRow:
 
 
 @dataclass(frozen=True)
+class FrontierRow:
+    """A way to compress the network, `number` being its label in the chart."""
+
+    number: int
+    name: str
+    latency: str
+    times_faster: str
+    change: str
+    not_beaten: bool
+
+
+@dataclass(frozen=True)
 class TrainingRow:
     """A training in figures: the epoch that was kept of how many, and what validation and loss were before and then."""
 
@@ -40,6 +52,21 @@ class TrainingRow:
     kept: str
     validation: str
     loss: str
+
+
+def frontier_rows(frontier: Frontier) -> tuple[FrontierRow, ...]:
+    """One row for each point, in the order of their numbers."""
+    return tuple(
+        FrontierRow(
+            number,
+            point.name,
+            milliseconds(point.latency_ms * 1e6),
+            times(frontier.reference_ms / point.latency_ms),
+            signed_points(point.change),
+            point in frontier.not_beaten,
+        )
+        for number, point in enumerate(frontier.points, 1)
+    )
 
 
 def precision_sentence(precision: Precision) -> str:

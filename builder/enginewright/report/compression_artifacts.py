@@ -14,6 +14,8 @@ from enginewright.report.data import (
     BlockRemoval,
     Compression,
     Epoch,
+    Frontier,
+    FrontierPoint,
     LayerPrecision,
     MethodChoice,
     MethodTrial,
@@ -31,13 +33,14 @@ _ASSIGNMENTS = {"float": "all float", "int8": "all int8", "chosen": "chosen"}
 @dataclass(frozen=True)
 class CompressionArtifacts:
     """What a build leaves of its compress steps, as parsed JSON; None where no step made it. `curves`: by the name of
-    the step that trained, in order.
+    the step that trained, in order. `frontier` is what benchmarks/frontier.py measured of this network, on its own.
     """
 
     precision: Json = None
     blocks: Json = None
     scales: Json = None
     curves: Mapping[str, Json] = field(default_factory=dict)
+    frontier: Json = None
 
 
 def compression_from_artifacts(artifacts: CompressionArtifacts) -> Compression:
@@ -46,6 +49,7 @@ def compression_from_artifacts(artifacts: CompressionArtifacts) -> Compression:
         blocks=None if artifacts.blocks is None else blocks_from_json(artifacts.blocks),
         calibration=None if artifacts.scales is None else calibration_from_json(artifacts.scales),
         trainings=tuple(training_from_json(step, curve) for step, curve in artifacts.curves.items()),
+        frontier=None if artifacts.frontier is None else frontier_from_json(artifacts.frontier),
     )
 
 
@@ -139,11 +143,36 @@ def training_from_json(step: str, artifact: Json) -> Training:
     return Training(step, epochs)
 
 
-def _versioned(artifact: Json, document: str) -> JsonField:
+def frontier_from_json(artifact: Json) -> Frontier:
+    """Parse what benchmarks/frontier.py wrote, format 2."""
+    root = _versioned(artifact, "frontier", version=2)
+    return Frontier(
+        protocol=root.field("protocol").text(longest=_LONGEST_NAME),
+        reference_ms=root.field("reference_ms").field("median").number(),
+        points=tuple(_frontier_point(item) for item in root.field("points").items()),
+    )
+
+
+def _frontier_point(item: JsonField) -> FrontierPoint:
+    latency, interval = item.field("latency_ms"), item.field("interval")
+    ends = None if interval.value is None else [end.number() for end in interval.items()]
+    if ends is not None and len(ends) != 2:
+        raise interval.refuse("must be the low and the high end")
+    return FrontierPoint(
+        name=item.field("label").text(),
+        latency_ms=latency.field("median").number(),
+        latency_range_ms=(latency.field("low").number(), latency.field("high").number()),
+        change=item.field("change").number(),
+        change_interval=None if ends is None else (ends[0], ends[1]),
+        int8=item.field("int8").boolean(),
+    )
+
+
+def _versioned(artifact: Json, document: str, *, version: int = 1) -> JsonField:
     root = JsonField(artifact, document, StoreError)
-    version = root.field("format")
-    if version.value != 1:
-        raise version.refuse("must be 1")
+    found = root.field("format")
+    if found.value != version:
+        raise found.refuse(f"must be {version}")
     return root
 
 

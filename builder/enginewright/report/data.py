@@ -263,6 +263,39 @@ class Training:
 
 
 @dataclass(frozen=True)
+class FrontierPoint:
+    """One way to compress the network: `latency_ms` is the median over sessions of their p50 with its range,
+    `change` that of accuracy against float, negative where some was lost, with its interval (None: not known).
+    """
+
+    name: str
+    latency_ms: float
+    latency_range_ms: tuple[float, float]
+    change: float
+    change_interval: tuple[float, float] | None
+    int8: bool
+
+
+@dataclass(frozen=True)
+class Frontier:
+    """Ways to compress the same float network, all measured in one run of their own; `protocol` is a sentence."""
+
+    protocol: str
+    reference_ms: float
+    points: tuple[FrontierPoint, ...]
+
+    @property
+    def not_beaten(self) -> tuple[FrontierPoint, ...]:
+        """Those than which no other is both as fast and as accurate, from the fastest on."""
+        ordered = sorted(self.points, key=lambda point: (point.latency_ms, -point.change))
+        return tuple(
+            point
+            for index, point in enumerate(ordered)
+            if all(point.change > faster.change for faster in ordered[:index])
+        )
+
+
+@dataclass(frozen=True)
 class Compression:
     """What compression decided and why, as far as the recipe left something to decide."""
 
@@ -270,6 +303,37 @@ class Compression:
     blocks: BlockRemoval | None = None
     calibration: MethodChoice | None = None
     trainings: tuple[Training, ...] = ()
+    frontier: Frontier | None = None
+
+
+@dataclass(frozen=True)
+class FloorRow:
+    """The roofline floors of a layer on the target: no latencies. None where a rate of the target is not known."""
+
+    name: str
+    precision: str
+    compute_ns: float | None
+    memory_ns: float | None
+    bound: str
+
+
+@dataclass(frozen=True)
+class Pending:
+    """An engine that runs elsewhere: why, and the command that finishes it there.
+
+    `compiled`: it is in the bundle, and only its run is pending. `power_mode`: in which the target is to be measured; None
+    where it has no modes. `checked_by`: what parsed and built the structure here;
+    empty where nothing did. `not_int8`: the int8 layers that are float there.
+    """
+
+    reason: str
+    command: str
+    compiled: bool
+    power_mode: str | None
+    checked_by: str
+    not_int8: tuple[str, ...]
+    floors: tuple[FloorRow, ...]
+    total_floor_ns: float | None
 
 
 @dataclass(frozen=True)
@@ -296,6 +360,7 @@ class ReportData:
     warnings: tuple[str, ...] = ()
     latency_evicted: Latency | None = None
     compression: Compression = Compression()
+    pending: Pending | None = None
 
     @property
     def metric(self) -> str:

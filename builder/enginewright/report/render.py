@@ -12,8 +12,9 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup, escape
 
 from enginewright import units
-from enginewright.report import accuracy, caches, cells, charts, comparison, compression, latency, layers
+from enginewright.report import accuracy, caches, cells, charts, comparison, compression, latency, layers, pending
 from enginewright.report.data import Compression, ReportData
+from enginewright.report.frontier_chart import frontier_chart
 from enginewright.report.training_chart import training_chart
 from enginewright_runtime.budget import Verdict
 
@@ -34,6 +35,11 @@ def render_markdown(data: ReportData) -> str:
     return _environment("markdown").get_template("report.md.j2").render(_view(data))
 
 
+def html_environment() -> Environment:
+    """What other pages than the report are rendered with."""
+    return _environment("html")
+
+
 @cache
 def _environment(form: str) -> Environment:
     environment = Environment(
@@ -46,7 +52,13 @@ def _environment(form: str) -> Environment:
         finalize=_for_markdown if form == "markdown" else _for_html,
     )
     environment.globals.update(
-        units=units, charts=charts, cells=cells, training_chart=training_chart, breakable=_breakable, NONE=units.NONE
+        units=units,
+        charts=charts,
+        cells=cells,
+        frontier_chart=frontier_chart,
+        training_chart=training_chart,
+        breakable=_breakable,
+        NONE=units.NONE,
     )
     return environment
 
@@ -62,10 +74,22 @@ def _view(data: ReportData) -> dict[str, object]:
         "open_warnings": data.warnings[:_OPEN_WARNINGS],
         "folded_warnings": data.warnings[_OPEN_WARNINGS:],
         "longest_step": max((step.seconds for step in data.steps), default=0.0) or 1.0,
+        **_pending_view(data),
         **_latency_view(data),
         **_accuracy_view(data),
         **_compression_view(data),
         **_layer_view(data),
+    }
+
+
+def _pending_view(data: ReportData) -> dict[str, object]:
+    waiting = data.pending
+    return {
+        "pending": waiting,
+        "pending_sentences": pending.pending_sentences(waiting) if waiting else (),
+        "floor_rows": pending.floor_rows(waiting) if waiting else (),
+        "total_floor": pending.total_floor(waiting) if waiting else "",
+        "floors_note": pending.FLOORS_NOTE,
     }
 
 
@@ -117,6 +141,7 @@ def _compression_view(data: ReportData) -> dict[str, object]:
         "calibration_sentence": compression.calibration_sentence(found.calibration) if found.calibration else "",
         "training_rows": tuple(compression.training_row(training) for training in found.trainings),
         "folded_trainings": found.trainings[:folded],
+        "frontier_rows": compression.frontier_rows(found.frontier) if found.frontier else (),
         "open_trainings": found.trainings[folded:],
     }
 

@@ -37,6 +37,8 @@ def _module(name: str) -> str:
 _TORCH = ("torch", "numpy", "safetensors")
 _ENGINE: Mapping[str, tuple[str, ...]] = {"engine": ("engine",), "entry": ("engine-entry",)}
 _CURVES = {f"curve-{number}": ("curve",) for number in range(1, 1000)}  # of each training; no recipe has so many
+_DECIDED = {"precision": ("precision",), "blocks": ("blocks",), "scales": ("scales",), **_CURVES}
+_PACKED = {"bundle": "bundle", "report_html": "report", "report_markdown": "report", "result": "result"}
 
 STAGES: Mapping[str, Stage] = {
     "import": Stage(2, _module("import_checkpoint"), {"checkpoint": "checkpoint"}, tools=_TORCH),
@@ -105,7 +107,7 @@ STAGES: Mapping[str, Stage] = {
         tools=("onnx", "onnxruntime", "numpy"),
     ),
     "assign_precision": Stage(
-        1,
+        2,
         _module("assign_precision"),
         {"precision": "precision"},
         consumes={"network": ("network",), "scales": ("scales",)},
@@ -123,7 +125,7 @@ STAGES: Mapping[str, Stage] = {
         1,
         _module("compile"),
         {"engine": "engine", "entry": "engine-entry"},
-        consumes={"network": ("network", "quantized")},
+        consumes={"network": ("network", "quantized", "half")},
         tools=("enginewright-runtime",),  # the backend's own version is in the parameter `requires`
     ),
     "evaluate": Stage(
@@ -146,10 +148,38 @@ STAGES: Mapping[str, Stage] = {
         },
         tools=("numpy", "enginewright-runtime"),
     ),
+    "half": Stage(
+        1, _module("half"), {"network": "half"}, consumes={"network": ("network", "quantized")}, tools=("onnx", "numpy")
+    ),
+    "check": Stage(
+        1,
+        _module("check"),
+        {"structure": "structure"},
+        consumes={"network": ("network", "quantized", "half"), "layers": ("layers",)},
+        tools=("enginewright-runtime",),  # TensorRT-RTX's own version is in the parameter `checker`
+    ),
+    "pack_pending": Stage(
+        1,
+        _module("pack_pending"),
+        _PACKED,
+        consumes={
+            "network": ("network", "quantized"),
+            "layers": ("layers",),
+            "evaluation": ("evaluation",),
+            "reference_layers": ("layers",),
+            "reference_evaluation": ("evaluation",),
+            "golden": ("golden",),
+            "twin": ("engine",),
+            "twin_entry": ("engine-entry",),
+        },
+        optional={**_ENGINE, "half": ("half",), "structure": ("structure",), **_DECIDED},
+        tools=("numpy", "jinja2", "enginewright", "enginewright-runtime"),
+        keeps_history=True,
+    ),
     "pack": Stage(
         4,
         _module("pack"),
-        {"bundle": "bundle", "report_html": "report", "report_markdown": "report", "result": "result"},
+        _PACKED,
         consumes={
             **_ENGINE,
             "network": ("network", "quantized"),
@@ -162,7 +192,7 @@ STAGES: Mapping[str, Stage] = {
             "reference_evaluation": ("evaluation",),
             "golden": ("golden",),
         },
-        optional={"precision": ("precision",), "blocks": ("blocks",), "scales": ("scales",), **_CURVES},
+        optional=_DECIDED,
         tools=("numpy", "jinja2", "enginewright", "enginewright-runtime"),
         keeps_history=True,
     ),

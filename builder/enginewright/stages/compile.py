@@ -16,7 +16,7 @@ __all__ = ["run"]
 def run(step: RunningStep) -> Outcome:
     name, settings = step.parameters["backend"], step.parameters["settings"]
     chosen = backend(name)
-    requires = chosen.requires()
+    requires = chosen.requires(settings)
     if requires != step.parameters["requires"]:
         raise StepFailed(
             f"this host makes engines that need {requires}, and the plan wants one that needs {step.parameters['requires']}",

@@ -61,7 +61,8 @@ def run(step: RunningStep) -> Outcome:
                 comparison.update(outputs, theirs, batch.labels)
             overlap.look(batch)
             if not done:
-                golden = _golden(engine, batch, split.signature.batch_size(GOLDEN_SAMPLES))
+                tolerance = step.parameters.get("golden_tolerance", GOLDEN_TOLERANCE)
+                golden = _golden(engine, batch, split.signature.batch_size(GOLDEN_SAMPLES), tolerance)
                 step.output("golden").write_bytes(golden.to_bytes())
             done += len(batch)
     overlap.warn(done)
@@ -207,11 +208,11 @@ def _per_class(confusion: npt.NDArray[np.int64], names: tuple[str, ...] | None) 
     ]
 
 
-def _golden(engine: OpenEngine, batch: Batch, size: int) -> Golden:
+def _golden(engine: OpenEngine, batch: Batch, size: int, tolerance: float) -> Golden:
     """A few real inputs with this engine's outputs: what every session on a device can check itself with."""
     inputs = {name: values[:size] for name, values in batch.inputs.items()}
     outputs = engine.run(inputs)
     tolerances = {
-        name: np.asarray(GOLDEN_TOLERANCE * max(float(np.abs(values).max()), 1e-6)) for name, values in outputs.items()
+        name: np.asarray(tolerance * max(float(np.abs(values).max()), 1e-6)) for name, values in outputs.items()
     }
     return Golden(inputs, outputs, tolerances)

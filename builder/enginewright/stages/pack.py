@@ -4,24 +4,20 @@ verdict.
 
 from __future__ import annotations
 
-import importlib.metadata
 import json
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from enginewright.errors import StepFailed
-from enginewright.report import (
-    CompressionArtifacts,
-    NetworkArtifacts,
-    render_html,
-    render_markdown,
-    report_data_from_artifacts,
-)
+from enginewright.report import NetworkArtifacts, render_html, render_markdown, report_data_from_artifacts
+from enginewright.results import SIDES, common_result, compression_of, json_input, versions_of
 from enginewright.running import Outcome, RunningStep
 from enginewright_runtime import open as open_bundle
 from enginewright_runtime.backends import backend
-from enginewright_runtime.budget import Evidence, Finding, judge, overall
+from enginewright_runtime.budget import Evidence, judge, overall
 from enginewright_runtime.bundle import read_bundle, write_bundle
+from enginewright_runtime.canonical import sha256_file
 from enginewright_runtime.errors import NotEnoughSamples
 from enginewright_runtime.golden import read_golden
 from enginewright_runtime.manifest import BuildStep, EngineEntry, Manifest
@@ -30,16 +26,13 @@ from enginewright_runtime.stats import percentile
 
 __all__ = ["run"]
 
-RESULT_FORMAT = 3  # 1: first; 2: latency_evicted_ns, times_faster; 3: precision
-_SIDES = ("reference", "engine")
-
 
 def run(step: RunningStep) -> Outcome:
     parameters = step.parameters
     measurement = _measurement(step, "measurement").with_caches("warm")
     evicted = _measurement(step, "measurement_evicted").with_caches("evicted")
-    evaluations = {"reference": _json(step, "reference_evaluation"), "engine": _json(step, "evaluation")}
-    layers = {"reference": _json(step, "reference_layers"), "engine": _json(step, "layers")}
+    evaluations = {"reference": json_input(step, "reference_evaluation"), "engine": json_input(step, "evaluation")}
+    layers = {"reference": json_input(step, "reference_layers"), "engine": json_input(step, "layers")}
     sizes = {
         "reference": step.inputs["reference_engine"].stat().st_size,
         "engine": step.inputs["engine"].stat().st_size,
@@ -54,11 +47,10 @@ def run(step: RunningStep) -> Outcome:
             accuracy_drop=evaluations["reference"]["accuracy"] - evaluations["engine"]["accuracy"],
         ),
     )
-    compression = _compression(step)
+    compression = replace(compression_of(step), frontier=_frontier(step))
     result = {
-        **_result(findings, evaluations, layers, sizes),
+        **common_result(overall(findings), findings, evaluations, layers, sizes, compression.precision),
         **_latencies(measurement, evicted),
-        "precision": _precision(compression.precision),
     }
     report = report_data_from_artifacts(
         name=parameters["name"],
@@ -68,7 +60,7 @@ def run(step: RunningStep) -> Outcome:
         recipe=parameters["recipe"],
         findings=findings,
         steps=step.history,
-        versions=_versions(step),
+        versions=versions_of(step),
         measurement=measurement,
         measurement_evicted=evicted,
         reference=NetworkArtifacts(sizes["reference"], evaluations["reference"], layers["reference"]),
@@ -84,69 +76,38 @@ def run(step: RunningStep) -> Outcome:
     return Outcome({"verdict": result["verdict"], "bytes": step.output("bundle").stat().st_size})
 
 
-def _json(step: RunningStep, name: str) -> Any:
-    return json.loads(step.inputs[name].read_bytes())
-
-
 def _measurement(step: RunningStep, name: str) -> Measurement:
     return Measurement.from_bytes(step.inputs[name].read_bytes(), source=name)
 
 
-def _compression(step: RunningStep) -> CompressionArtifacts:
-    """What the compress steps left for the report: the curves are those of the steps that trained, in their order."""
-    precision, blocks, scales = (
-        _json(step, name) if name in step.inputs else None for name in ("precision", "blocks", "scales")
-    )
-    trained = [record.name for record in step.history if record.ingredients.stage == "recover"]
-    curves = {name: _json(step, f"curve-{number}") for number, name in enumerate(trained, 1)}
-    return CompressionArtifacts(precision, blocks, scales, curves)
-
-
-def _precision(table: Any) -> dict[str, Any] | None:
-    """What was chosen, for how many layers; None where the recipe left no choice."""
-    if table is None:
+def _frontier(step: RunningStep) -> Any:
+    """What benchmarks/frontier.py left of this float engine, or None."""
+    if "frontier" not in step.inputs:
         return None
-    kept, layers = len(table["kept_float"]), len(table["layers"])
-    return {"chosen": table["chosen"], "time": table["time"], "float_layers": kept, "layers": layers}
-
-
-def _result(
-    findings: Sequence[Finding],
-    evaluations: Mapping[str, Any],
-    layers: Mapping[str, Any],
-    sizes: Mapping[str, int],
-) -> dict[str, Any]:
-    """What `enginewright build` prints: the verdict and both sides' figures."""
-    return {
-        "format": RESULT_FORMAT,
-        "verdict": overall(findings).value,
-        "findings": [finding.to_json() for finding in findings],
-        "accuracy": {
-            "metric": evaluations["engine"]["metric"],
-            **{side: evaluations[side]["accuracy"] for side in _SIDES},
-        },
-        "size_bytes": dict(sizes),
-        "macs": {side: sum(layer["macs"] for layer in layers[side]["layers"]) for side in _SIDES},
-    }
+    frontier = json_input(step, "frontier")
+    if frontier.get("reference_sha256") != sha256_file(step.inputs["reference_engine"]):
+        step.say("the frontier in dist/ is of another float engine, so the report leaves it out")
+        return None
+    return frontier
 
 
 def _latencies(measurement: Measurement, evicted: Measurement) -> dict[str, Any]:
     """With warm caches p50 and p99; with evicted ones, of which there are fewer samples, p50; and how many times faster
     the engine is by each p50.
     """
-    warm_ns = {side: pooled_ns(side, measurement) for side in _SIDES}
-    evicted_ns = {side: pooled_ns(side, evicted) for side in _SIDES}
+    warm_ns = {side: pooled_ns(side, measurement) for side in SIDES}
+    evicted_ns = {side: pooled_ns(side, evicted) for side in SIDES}
     return {
         "latency_ns": {
-            side: {f"p{percent}": _percentile(warm_ns[side], percent) for percent in (50, 99)} for side in _SIDES
+            side: {f"p{percent}": _percentile(warm_ns[side], percent) for percent in (50, 99)} for side in SIDES
         },
-        "latency_evicted_ns": {side: {"p50": _percentile(evicted_ns[side], 50)} for side in _SIDES},
+        "latency_evicted_ns": {side: {"p50": _percentile(evicted_ns[side], 50)} for side in SIDES},
         "times_faster": {"warm": _times_faster(warm_ns), "evicted": _times_faster(evicted_ns)},
     }
 
 
 def _times_faster(samples_ns: Mapping[str, Sequence[int]]) -> float | None:
-    reference, engine = (_percentile(samples_ns[side], 50) for side in _SIDES)
+    reference, engine = (_percentile(samples_ns[side], 50) for side in SIDES)
     return reference / engine if reference and engine else None
 
 
@@ -158,19 +119,12 @@ def _percentile(samples: Sequence[int], percent: float) -> float | None:
         return None
 
 
-def _versions(step: RunningStep) -> dict[str, str]:
-    """Every tool that any step of the chain depended on, with the version that it had then."""
-    versions = {name: version for record in step.history for name, version in record.ingredients.tools.items()}
-    versions["enginewright"] = importlib.metadata.version("enginewright")
-    return dict(sorted(versions.items()))
-
-
 def _write_bundle(
     step: RunningStep, measurement: Measurement, evicted: Measurement, result: Mapping[str, Any], page: str
 ) -> None:
     parameters = step.parameters
     engine = step.inputs["engine"].read_bytes()
-    described = _json(step, "entry")
+    described = json_input(step, "entry")
     entry = EngineEntry(**described, path=f"engines/{described['fingerprint']}/engine")
     opened = backend(entry.backend).open(engine, entry.settings)
     manifest = Manifest(
@@ -179,12 +133,13 @@ def _write_bundle(
         inputs=opened.inputs,
         outputs=opened.outputs,
         budget=parameters["budget"],
-        accuracy={side: result["accuracy"][side] for side in _SIDES},
+        accuracy={side: result["accuracy"][side] for side in SIDES},
         host=measurement.host,
-        versions=_versions(step),
+        versions=versions_of(step),
         engines=(entry,),
         recipe=parameters["recipe"],
         steps=tuple(BuildStep(record.name, record.key) for record in step.history),
+        sequence=parameters["sequence"],
     )
     opened.close()
     write_bundle(

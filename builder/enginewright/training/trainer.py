@@ -20,6 +20,7 @@ from enginewright.training.optimizer import Optimizer
 from enginewright.training.resuming import part_of
 from enginewright.training.settings import Settings
 from enginewright.training.team import Team
+from enginewright.training.threads import Threads
 
 if TYPE_CHECKING:
     import torch
@@ -46,6 +47,8 @@ class Trainer:
         training: Split,
         after_update: Callable[[], None],
     ) -> None:
+        import torch
+
         self.network, self._loss = network, team.together(network, loss)
         self._step, self._settings, self._team = step, settings, team
         self._forward, self._training = forward, training
@@ -57,6 +60,7 @@ class Trainer:
             after_update=after_update,
         )
         self._average = MovingAverage(network, settings.ema)
+        self._threads = Threads(torch.get_num_threads(), torch.set_num_threads)
 
     def train(self, epoch: int) -> float:
         """One pass over the training split in an order of its own. Returns the mean loss."""
@@ -64,19 +68,25 @@ class Trainer:
         seed_everything(self._settings.seed, epoch, self._team.rank)
         self.network.train()
         losses: list[float] = []
+        self._threads.begin_epoch()
         for indices in self._batches(epoch):
-            share = self._team.share(indices)
-            (batch,) = self._training.batches(len(share), order=share)
-            loss = self._loss(batch) * self._team.weight(indices)
-            value = self._team.mean(loss.detach())
-            if not math.isfinite(value):
-                raise DataError(f"the loss became {value} in epoch {epoch}", hint="lower the step's learning_rate")
-            self._optimizer.update(loss)
-            self._average.update()
-            losses.append(value)
+            with self._threads.for_update():
+                losses.append(self._update(indices, epoch))
             note = f"epoch {epoch}/{self._settings.epochs}, loss {np.mean(losses[-_SHOWN_LOSSES:]):.3f}"
             self._step.progress(self._optimizer.done, self._optimizer.updates, note)
         return float(np.mean(losses))
+
+    def _update(self, indices: Sequence[int], epoch: int) -> float:
+        """One batch: its loss, and new weights."""
+        share = self._team.share(indices)
+        (batch,) = self._training.batches(len(share), order=share)
+        loss = self._loss(batch) * self._team.weight(indices)
+        value = self._team.mean(loss.detach())
+        if not math.isfinite(value):
+            raise DataError(f"the loss became {value} in epoch {epoch}", hint="lower the step's learning_rate")
+        self._optimizer.update(loss)
+        self._average.update()
+        return value
 
     def validate(self, split: Split) -> float:
         """The recipe's metric on the validation split, of the moving average."""

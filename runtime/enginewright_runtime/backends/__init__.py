@@ -12,6 +12,8 @@ __all__ = ["BACKENDS", "Array", "Backend", "OpenEngine", "backend"]
 BACKENDS: dict[str, str] = {
     "onnxruntime": "enginewright_runtime.backends.onnxruntime",
     "openvino": "enginewright_runtime.backends.openvino",
+    "tensorrt": "enginewright_runtime.backends.tensorrt",
+    "tensorrt_rtx": "enginewright_runtime.backends.tensorrt_rtx",
 }
 
 

@@ -13,7 +13,7 @@ from typing import TypeAlias
 from enginewright_runtime.errors import EngineError
 from enginewright_runtime.manifest import TensorSpec
 
-__all__ = ["Declaration", "declaration", "refuse_weights_elsewhere"]
+__all__ = ["Declaration", "declaration", "node_names", "refuse_weights_elsewhere"]
 
 _Value: TypeAlias = "int | memoryview"
 
@@ -73,6 +73,14 @@ def refuse_weights_elsewhere(model: bytes) -> None:
             for node in _messages(function, 7):
                 _refuse_in_attributes(node, 5)
             _refuse_in_attributes(function, 11)
+    except (_Malformed, UnicodeDecodeError) as error:
+        raise _not_a_model(error) from None
+
+
+def node_names(model: bytes) -> list[tuple[str, str]]:
+    """The name and the operator of each node of the graph, in order. Raises EngineError where it is not a model."""
+    try:
+        return [(_text(node, 3), _text(node, 4)) for node in _messages(_graph(model), 1)]
     except (_Malformed, UnicodeDecodeError) as error:
         raise _not_a_model(error) from None
 

@@ -166,7 +166,7 @@ class OpenVino:
     name = "openvino"
     extra = "openvino"
 
-    def requires(self) -> dict[str, str]:
+    def requires(self, settings: Mapping[str, Json] | None = None) -> dict[str, str]:
         """The version, the architecture, and VNNI where this machine has it."""
         return {
             "openvino": _installed_version(),

@@ -46,8 +46,8 @@ class Backend(Protocol):
     def extra(self) -> str:
         """The extra of enginewright-runtime that installs the library."""
 
-    def requires(self) -> dict[str, str]:
-        """What an engine compiled on this machine needs to run elsewhere."""
+    def requires(self, settings: Mapping[str, Json] | None = None) -> dict[str, str]:
+        """What an engine compiled on this machine needs to run elsewhere; under these settings, where they decide it."""
 
     def fingerprint(self, requires: Mapping[str, str]) -> str:
         """A readable name for those needs, safe in a path; engines with the same needs have the same one."""

@@ -17,6 +17,9 @@ from enginewright.report.data import (
     Epoch,
     Evaluation,
     Fact,
+    FloorRow,
+    Frontier,
+    FrontierPoint,
     Latency,
     Layer,
     LayerPrecision,
@@ -24,6 +27,7 @@ from enginewright.report.data import (
     MethodTrial,
     Network,
     OutputNoise,
+    Pending,
     Precision,
     ReportData,
     SessionSamples,
@@ -267,6 +271,22 @@ def training(step: str, *, epochs: int, start: float = 0.31, best: float = 0.968
     return Training(step, tuple(points))
 
 
+def frontier() -> Frontier:
+    """Six ways, of which two are beaten by no other; the one in float has no interval."""
+    return Frontier(
+        "6 sessions of 200 samples, batch 1, one thread, warm caches.",
+        2.06,
+        (
+            FrontierPoint("int8 alone", 0.72, (0.70, 0.75), -0.0002, (-0.0011, 0.0007), int8=True),
+            FrontierPoint("30% pruned, int8", 0.57, (0.56, 0.60), 0.0005, (-0.0012, 0.0021), int8=True),
+            FrontierPoint("50% pruned, int8", 0.43, (0.42, 0.44), -0.0023, (-0.005, 0.0004), int8=True),
+            FrontierPoint("75% pruned, int8", 0.28, (0.27, 0.30), -0.0144, (-0.018, -0.011), int8=True),
+            FrontierPoint("75% pruned, float", 0.66, (0.64, 0.71), -0.0139, None, int8=False),
+            FrontierPoint("recipe signs-max", 0.1, (0.098, 0.104), -0.0014, (-0.004, 0.0012), int8=True),
+        ),
+    )
+
+
 def method_choice(chosen: str = "mse") -> MethodChoice:
     return MethodChoice(
         chosen=chosen,
@@ -357,6 +377,7 @@ def signs() -> ReportData:
         compression=Compression(
             precision(convolutions), block_removal(blocks), method_choice(),
             (training("recover", epochs=3), training("recover-2", epochs=8, start=0.84, best=0.9713, kept=7)),
+            frontier(),
         ),
     )  # fmt: skip
 
@@ -472,6 +493,37 @@ def unmeasured() -> ReportData:
     )
 
 
+def pending() -> ReportData:
+    """An engine that its device compiles: the twin was evaluated, the structure checked, and two layers have floors."""
+    data = unmeasured()
+    latency_finding = Finding(
+        "latency_p99_ms", 1.0, None, None, None, Verdict.PENDING, "latency_p99_ms is pending: the device tells it"
+    )
+    kept = Finding("accuracy_drop", 0.01, 0.0037, None, None, Verdict.PASS, "accuracy_drop is 0.0037, within 0.01")
+    floors = (
+        FloorRow("features.0.conv", "float16", 830.0, 1_240.0, "memory"),
+        FloorRow("features.1.conv1", "int8", 1_776.9, 350.0, "compute"),
+        FloorRow("head", "float16", None, 27.0, "memory"),
+    )
+    return replace(
+        data,
+        target="orin",
+        target_summary="Jetson AGX Orin 64 GB, JetPack 6.2",
+        verdict=Verdict.PENDING,
+        findings=(kept, latency_finding),
+        pending=Pending(
+            reason="this computer is x86_64, and its engine is compiled on aarch64",
+            command="enginewright-runtime compile signs-orin.ewb",
+            compiled=False,
+            power_mode="MAXN",
+            checked_by="TensorRT-RTX 1.7.1.116, for compute capability 8.6: 17 int8 layers",
+            not_int8=("decoder.up",),
+            floors=floors,
+            total_floor_ns=3_043.9,
+        ),
+    )
+
+
 def few_samples() -> ReportData:
     """A quick look: one session of 40 samples, which carries p50 and p90 and no more; no budget, one layer, one class."""
     before, after = evaluations(("sign",), samples_each=40)
@@ -524,6 +576,9 @@ def hostile() -> ReportData:
             (training(f"{evil} | recover", epochs=1, kept=0),),
         ),
         warnings=(f"{evil} | pipe",),
+        pending=Pending(
+            evil, f"{evil} | run", True, evil, evil, (evil,), (FloorRow(evil, "int8", 1.0, 2.0, evil),), 2.0
+        ),
     )
 
 
@@ -532,6 +587,7 @@ CASES: Mapping[str, Callable[[], ReportData]] = {
     "lights": lights,
     "resnet20": resnet20,
     "unmeasured": unmeasured,
+    "pending": pending,
     "few-samples": few_samples,
     "hostile": hostile,
 }

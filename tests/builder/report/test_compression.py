@@ -9,6 +9,7 @@ import pytest
 from tests.builder.report.report_cases import (
     block_removal,
     few_samples,
+    frontier,
     hostile,
     in_int8,
     lights,
@@ -22,7 +23,7 @@ from tests.builder.report.report_cases import (
     unjudged,
 )
 from tests.builder.report.test_artifacts import report
-from tests.builder.report.test_render import Element, cells, page_of, section
+from tests.builder.report.test_render import Element, Page, cells, page_of, section
 
 from enginewright.errors import StoreError
 from enginewright.report import CompressionArtifacts, render_html, render_markdown
@@ -35,16 +36,18 @@ from enginewright.report.compression import (
     precision_sentence,
     training_row,
 )
-from enginewright.report.compression_artifacts import compression_from_artifacts
+from enginewright.report.compression_artifacts import compression_from_artifacts, frontier_from_json
 from enginewright.report.data import (
     Block,
     Compression,
     Epoch,
+    Frontier,
     LayerPrecision,
     MethodTrial,
     TimeSaved,
     Training,
 )
+from enginewright.report.frontier_chart import frontier_chart
 
 PRECISION = {
     "format": 1,
@@ -261,7 +264,7 @@ def test_the_section_and_its_link_are_there_where_something_was_decided(data, th
 @pytest.mark.parametrize(
     ("data", "parts"),
     [
-        (signs(), ["Precision", "Blocks", "Calibration", "Recovery"]),
+        (signs(), ["Accuracy against latency", "Precision", "Blocks", "Calibration", "Recovery"]),
         (lights(), ["Precision", "Calibration", "Recovery"]),
         (resnet20(), ["Precision"]),
     ],
@@ -342,3 +345,29 @@ def table_of(data, head: str) -> Element:
     return next(
         item for item in tables if "decided" in item.attributes.get("class", "") and head in next(item.all("thead"))
     )
+
+
+def test_the_frontier_marks_what_no_other_beats_and_numbers_its_points_as_the_chart_does():
+    part = section(page_of(signs()), "compression")
+    table = next(item for item in part.all("table") if "Times faster" in next(item.all("thead")))
+    rows = list(next(table.all("tbody")).all("tr"))
+    marked = [cells(row)[1].text for row in rows if row.attributes.get("class") == "picked"]
+    assert marked == ["30% pruned, int8", "recipe signs-max"]
+    assert [cell.text for cell in cells(rows[5])] == ["6", "recipe signs-max", "0.100 ms", "20.6×", "−0.14"]
+    chart = next(item for item in part.all("svg") if item.attributes.get("aria-label") == "Accuracy against latency")
+    titles = [circle.text for circle in chart.all("circle")]
+    assert titles == [cells(row)[1].text for row in rows]
+    assert "| **recipe signs-max** | 0.100 ms | 20.6× | −0.14 |" in render_markdown(signs())
+
+
+def test_points_on_the_chart_stand_where_their_figures_say():
+    fast, slow = frontier().points[5], frontier().points[0]
+    chart = Page(str(frontier_chart(Frontier("", 2.0, (fast, slow))))).root
+    left, right = (circle.attributes for circle in chart.all("circle"))
+    assert float(left["cx"].rstrip("%")) < float(right["cx"].rstrip("%"))
+    assert float(left["cy"]) > float(right["cy"])  # the fast one lost more, and down is less
+
+
+def test_a_frontier_of_another_format_is_refused_with_its_place():
+    with pytest.raises(StoreError, match="frontier: format must be 2"):
+        frontier_from_json({"format": 1})

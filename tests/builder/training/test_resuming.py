@@ -9,7 +9,7 @@ import signal
 import subprocess
 import sys
 import textwrap
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -73,6 +73,15 @@ def interrupt(recoverer: Recoverer, student: nn.Module, text: str, **changed: An
     with pytest.raises(Interrupted):
         run(step)
     return events
+
+
+@pytest.fixture(autouse=True)
+def one_thread() -> Iterator[None]:
+    """With several, their number is chosen by time, and sums are rounded in another order."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
 
 
 def outputs(ran: Ran) -> list[bytes]:

@@ -1,0 +1,1 @@
+"""The history of a bundle's figures over commits, and where it changed."""

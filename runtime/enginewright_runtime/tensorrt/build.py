@@ -1,0 +1,168 @@
+"""From an ONNX model to an engine: the builder's configuration, and the build."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from enginewright_runtime.backends.onnx_model import declaration
+from enginewright_runtime.errors import EngineError
+from enginewright_runtime.tensorrt.library import Library
+from enginewright_runtime.tensorrt.log import failure, new_log
+from enginewright_runtime.tensorrt.network import parse_network, profile_of
+from enginewright_runtime.tensorrt.settings import Settings
+from enginewright_runtime.tensorrt.timing_cache import attach, keep
+
+__all__ = ["Built", "OnPhase", "build"]
+
+OnPhase = Callable[[str, int, int], None]  # the phase's name, its steps that are done, and all of them
+
+_MIB, _KIB = 1 << 20, 1 << 10
+
+
+@dataclass(frozen=True)
+class Built:
+    """An engine, and what its build had to say.
+
+    on_gpu: the layers that were to run on a DLA and do not. log: TensorRT's own lines, severity and message; the last
+    of them where there are many.
+    """
+
+    engine: bytes
+    on_gpu: tuple[str, ...]
+    warnings: tuple[str, ...]
+    log: tuple[tuple[str, str], ...]
+
+
+def build(
+    library: Library,
+    model: bytes,
+    settings: Settings,
+    *,
+    timings: Path | None = None,
+    on_phase: OnPhase | None = None,
+) -> Built:
+    """Build an engine. Raises EngineError with TensorRT's own words.
+
+    `timings`: the file that keeps how fast kernels were. `on_phase` is called from several threads, where the version
+    tells its progress; what it raises ends the build, and is raised again.
+    """
+    declaration(model)  # refuses what would make the parser read other files
+    log = new_log(library)
+    builder = _builder(library, log)
+    network = parse_network(library, builder, log, model)
+    config = builder.create_builder_config()
+    _allow_precisions(library, config, settings)
+    _limit(library, config, settings)
+    on_gpu = _place(library, builder, network, config, settings)
+    profile = profile_of(builder, model, settings.sizes)
+    if profile is not None:
+        config.add_optimization_profile(profile)
+    stale = timings is not None and not attach(config, timings)
+    monitor = _monitor(library, config, on_phase)
+    engine = builder.build_serialized_network(network, config)
+    if monitor is not None and monitor.raised is not None:
+        raise monitor.raised
+    if engine is None:
+        raise failure(library, log, "could not build the engine")
+    if timings is not None:
+        keep(config, timings)
+    warnings = [message for name, message in log.faults if name == "WARNING"]
+    if stale:
+        warnings.append(f"the timings in {timings} are another device's or version's: they were measured anew")
+    return Built(bytes(engine), on_gpu, tuple(dict.fromkeys(warnings)), tuple(log.lines))
+
+
+def _builder(library: Library, log: Any) -> Any:
+    try:
+        builder = library.trt.Builder(log)
+    except (TypeError, RuntimeError):  # what the bindings make of a builder that TensorRT could not create
+        builder = None
+    if builder is None:
+        raise failure(library, log, "could not create its builder")
+    return builder
+
+
+def _allow_precisions(library: Library, config: Any, settings: Settings) -> None:
+    """Where flags decide about precisions, Q/DQ pairs are honoured only with them; elsewhere the network decides."""
+    if library.typed_by_flags:
+        config.set_flag(library.member("BuilderFlag", "INT8"))
+        if settings.precision == "float16":
+            config.set_flag(library.member("BuilderFlag", "FP16"))
+    if settings.sparse:
+        config.set_flag(library.member("BuilderFlag", "SPARSE_WEIGHTS"))
+    config.profiling_verbosity = library.member("ProfilingVerbosity", "DETAILED")
+
+
+def _limit(library: Library, config: Any, settings: Settings) -> None:
+    if settings.workspace_mib is not None:
+        config.set_memory_pool_limit(library.member("MemoryPoolType", "WORKSPACE"), settings.workspace_mib * _MIB)
+    if settings.tactic_shared_memory_kib is not None:
+        pool = library.member("MemoryPoolType", "TACTIC_SHARED_MEMORY")
+        config.set_memory_pool_limit(pool, settings.tactic_shared_memory_kib * _KIB)
+    if settings.optimization_level is not None:
+        if not hasattr(config, "builder_optimization_level"):
+            raise EngineError(f"{library.kind.title} {library.version} has no optimization levels")
+        config.builder_optimization_level = settings.optimization_level
+    if library.ahead_of_time and settings.compute_capability is not None:
+        name = f"SM{settings.compute_capability.replace('.', '')}"
+        config.num_compute_capabilities = 1
+        config.set_compute_capability(library.member("ComputeCapability", name), 0)
+
+
+def _place(library: Library, builder: Any, network: Any, config: Any, settings: Settings) -> tuple[str, ...]:
+    """Put the network on the DLA that is asked for, and name the layers that stay on the GPU."""
+    if settings.dla_core is None:
+        return ()
+    if not settings.dla_core < int(builder.num_DLA_cores):
+        raise EngineError(
+            f"DLA core {settings.dla_core} is asked for, and {library.kind.title} {library.version} "
+            f"finds {builder.num_DLA_cores} on this device",
+            hint="leave out dla_core: the engine is then for the GPU",
+        )
+    config.default_device_type = library.member("DeviceType", "DLA")
+    config.DLA_core = settings.dla_core
+    config.set_flag(library.member("BuilderFlag", "GPU_FALLBACK"))
+    layers = [network.get_layer(index) for index in range(network.num_layers)]
+    return tuple(str(layer.name) for layer in layers if not config.can_run_on_DLA(layer))
+
+
+def _monitor(library: Library, config: Any, on_phase: OnPhase | None) -> Any | None:
+    """Tell `on_phase` how far the build is, where the version has a monitor."""
+    trt = library.trt
+    if on_phase is None or not hasattr(trt, "IProgressMonitor") or not hasattr(config, "progress_monitor"):
+        return None
+    tell = on_phase
+
+    class Monitor(trt.IProgressMonitor):  # type: ignore[misc, name-defined]  # the bindings carry no types
+        def __init__(self) -> None:
+            super().__init__()
+            self.raised: BaseException | None = None
+            self._steps: dict[str, int] = {}
+            self._lock = threading.Lock()  # TensorRT calls from threads of its own
+
+        def phase_start(self, phase_name: str, parent_phase: str | None, num_steps: int) -> None:
+            with self._lock:
+                self._steps[phase_name] = num_steps
+            self._tell(phase_name, 0)
+
+        def phase_finish(self, phase_name: str) -> None:
+            self._tell(phase_name, self._steps.get(phase_name, 0))
+
+        def step_complete(self, phase_name: str, step: int) -> bool:
+            self._tell(phase_name, step + 1)
+            return self.raised is None  # false ends the build
+
+        def _tell(self, phase_name: str, done: int) -> None:
+            try:
+                with self._lock:
+                    tell(phase_name, done, self._steps.get(phase_name, 0))
+            except BaseException as error:  # it must not unwind through TensorRT: `build` raises it again
+                self.raised = error
+
+    monitor = Monitor()
+    config.progress_monitor = monitor
+    return monitor

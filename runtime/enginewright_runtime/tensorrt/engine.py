@@ -1,0 +1,267 @@
+"""An engine of TensorRT that is open: its memory is taken once, and an inference takes none.
+
+The named tensors (set_input_shape, set_tensor_address, execute_async_v3) are there from 8.5 to 11.
+"""
+
+from __future__ import annotations
+
+import itertools
+import threading
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from math import prod
+from typing import Any
+
+import numpy as np
+
+from enginewright_runtime.backends.protocol import Array
+from enginewright_runtime.errors import EngineError
+from enginewright_runtime.manifest import TensorSpec
+from enginewright_runtime.tensorrt.cuda import Cuda, HostBuffer, open_cuda
+from enginewright_runtime.tensorrt.device import Device
+from enginewright_runtime.tensorrt.engine_layers import EngineLayer, layers_from_inspector
+from enginewright_runtime.tensorrt.library import Library
+from enginewright_runtime.tensorrt.log import failure, new_log
+from enginewright_runtime.tensorrt.settings import Settings
+
+__all__ = ["TensorRTEngine", "open_engine"]
+
+Shape = tuple[int, ...]
+_DTYPES = {
+    "FLOAT": "float32",
+    "HALF": "float16",
+    "INT8": "int8",
+    "UINT8": "uint8",
+    "INT32": "int32",
+    "INT64": "int64",
+    "BOOL": "bool",
+}
+
+
+@dataclass
+class _Tensor:
+    """One input or output: its memory on both sides, and the shape that it has now."""
+
+    spec: TensorSpec
+    dtype: Any
+    host: HostBuffer
+    device: int
+    least: Shape = ()
+    most: Shape = ()
+    shape: Shape = ()
+    view: Any = None  # of `host`, in `shape`
+    size: int = 0
+
+    def reshape(self, shape: Shape) -> None:
+        self.shape, self.size = shape, prod(shape) * self.dtype.itemsize
+        self.view = self.host.array[: self.size].view(self.dtype).reshape(shape)
+
+
+def open_engine(library: Library, engine: bytes, settings: Settings, device: Device) -> TensorRTEngine:
+    """Deserialize an engine that was verified. Raises EngineError with TensorRT's own words."""
+    cuda = open_cuda()
+    log = new_log(library)
+    runtime = library.trt.Runtime(log)
+    if runtime is None:
+        raise failure(library, log, "could not create its runtime")
+    if settings.dla_core is not None:
+        runtime.DLA_core = settings.dla_core
+    loaded = runtime.deserialize_cuda_engine(engine)
+    if loaded is None:
+        raise failure(library, log, "could not deserialize the engine")
+    context = loaded.create_execution_context()
+    if context is None:
+        raise failure(library, log, "could not create an execution context")
+    return TensorRTEngine(library, cuda, (log, runtime, loaded, context), settings, in_place=device.integrated)
+
+
+class TensorRTEngine:
+    """See OpenEngine. One inference runs at a time; several engines may be open on one GPU, each with its own stream.
+
+    `in_place`: the GPU shares the processor's memory and works on the page-locked buffers themselves.
+    """
+
+    def __init__(
+        self, library: Library, cuda: Cuda, parts: tuple[Any, Any, Any, Any], settings: Settings, *, in_place: bool
+    ) -> None:
+        self._library, self._cuda, self._in_place = library, cuda, in_place
+        self._log, self._runtime, self._engine, self._context = parts
+        self._graphs: dict[tuple[Shape, ...], int] | None = {} if settings.cuda_graph else None
+        self._lock = threading.Lock()
+        self._stream = cuda.new_stream()
+        self._marks: list[int] = []
+        self._inputs: list[_Tensor] = []
+        self._outputs: list[_Tensor] = []
+        self._take_memory()
+        self.inputs = tuple(tensor.spec for tensor in self._inputs)
+        self.outputs = tuple(tensor.spec for tensor in self._outputs)
+
+    def run(self, inputs: Mapping[str, Array]) -> dict[str, Array]:
+        """One inference; see OpenEngine. The outputs are the caller's own."""
+        with self._lock:
+            self._infer(inputs)
+            return {tensor.spec.name: tensor.view.copy() for tensor in self._outputs}
+
+    def run_into(self, inputs: Mapping[str, Array], outputs: Mapping[str, Array]) -> None:
+        """One inference into arrays of the caller: nothing is allocated. Raises EngineError where one has another shape."""
+        with self._lock:
+            self._infer(inputs)
+            for tensor in self._outputs:
+                into = outputs[tensor.spec.name]
+                if into.shape != tensor.shape or into.dtype != tensor.dtype:
+                    raise EngineError(
+                        f"the output {tensor.spec.name!r} is {tensor.dtype} {list(tensor.shape)}, "
+                        f"and the array for it {into.dtype} {list(into.shape)}"
+                    )
+                np.copyto(into, tensor.view)
+
+    @property
+    def transfers(self) -> bool:
+        """Whether inputs and outputs are copied to the GPU and back."""
+        return not self._in_place
+
+    def time_once(self, inputs: Mapping[str, Array]) -> tuple[int, int, int, int]:
+        """One inference without a graph, timed on the GPU: nanoseconds of the copies in, the computation, the copies out,
+        and of the processor while it enqueued the computation.
+        """
+        with self._lock:
+            self._ready(inputs)
+            if not self._marks:
+                self._marks = [self._cuda.new_event() for _ in range(4)]
+            started, entered, left, ended = self._marks
+            self._cuda.record(started, self._stream)
+            self._copy_in()
+            self._cuda.record(entered, self._stream)
+            before = time.perf_counter_ns()
+            self._compute()
+            enqueued = time.perf_counter_ns() - before
+            self._cuda.record(left, self._stream)
+            self._copy_out()
+            self._cuda.record(ended, self._stream)
+            self._cuda.wait(self._stream)
+            spans = itertools.pairwise(self._marks)
+            return (*(self._cuda.elapsed_ns(first, second) for first, second in spans), enqueued)  # type: ignore[return-value]
+
+    def layers(self) -> tuple[EngineLayer, ...]:
+        """What TensorRT made of the network. Raises EngineError where it does not tell."""
+        inspector = self._engine.create_engine_inspector()
+        inspector.execution_context = self._context
+        kind = self._library.member("LayerInformationFormat", "JSON")
+        try:
+            return layers_from_inspector(inspector.get_engine_information(kind))
+        except (ValueError, KeyError, TypeError) as error:
+            raise EngineError(f"{self._library.kind.title} does not describe the engine's layers: {error}") from error
+
+    def close(self) -> None:
+        """Free the engine and its memory; see OpenEngine."""
+        with self._lock:
+            if self._engine is None:
+                return
+            # In this order: TensorRT's objects use the stream and the memory until they are gone.
+            self._context = None
+            self._engine = None
+            self._runtime = None
+            for tensor in (*self._inputs, *self._outputs):
+                tensor.view = None
+            self._cuda.free()
+
+    def _infer(self, inputs: Mapping[str, Array]) -> None:
+        self._ready(inputs)
+        if self._graphs is None:
+            self._enqueue()
+        else:
+            self._cuda.launch(self._graph(self._graphs), self._stream)
+        self._cuda.wait(self._stream)
+
+    def _ready(self, inputs: Mapping[str, Array]) -> None:
+        """The inputs in page-locked memory, and their shapes told to TensorRT."""
+        if self._engine is None:
+            raise EngineError("the engine is closed")
+        self._cuda.enter()
+        for tensor in self._inputs:
+            array = inputs[tensor.spec.name]
+            if array.shape != tensor.shape:
+                self._take_shapes(inputs)
+            np.copyto(tensor.view, array)
+
+    def _enqueue(self) -> None:
+        self._copy_in()
+        self._compute()
+        self._copy_out()
+
+    def _copy_in(self) -> None:
+        if not self._in_place:
+            for tensor in self._inputs:
+                self._cuda.copy_in(tensor.device, tensor.host, tensor.size, self._stream)
+
+    def _compute(self) -> None:
+        if not self._context.execute_async_v3(self._stream):
+            raise failure(self._library, self._log, "could not run the engine")
+
+    def _copy_out(self) -> None:
+        if not self._in_place:
+            for tensor in self._outputs:
+                self._cuda.copy_out(tensor.host, tensor.device, tensor.size, self._stream)
+
+    def _graph(self, graphs: dict[tuple[Shape, ...], int]) -> int:
+        """The graph for the shapes of now. The first inference of a shape runs before it is captured, as TensorRT asks."""
+        shapes = tuple(tensor.shape for tensor in self._inputs)
+        if shapes not in graphs:
+            self._enqueue()
+            self._cuda.wait(self._stream)
+            graphs[shapes] = self._cuda.capture(self._stream, self._enqueue)
+        return graphs[shapes]
+
+    def _take_shapes(self, inputs: Mapping[str, Array]) -> None:
+        """Tell TensorRT the shapes of all inputs, and learn those of the outputs."""
+        for tensor in self._inputs:
+            shape = tuple(inputs[tensor.spec.name].shape)
+            pairs = zip(tensor.least, shape, tensor.most, strict=False)
+            if len(shape) != len(tensor.most) or not all(low <= size <= high for low, size, high in pairs):
+                raise EngineError(
+                    f"the input {tensor.spec.name!r} has the shape {list(shape)}, and the engine was built for "
+                    f"{list(tensor.least)} to {list(tensor.most)}",
+                    hint="build it for larger sizes, or split the batch",
+                )
+        self._set_shapes({tensor.spec.name: tuple(inputs[tensor.spec.name].shape) for tensor in self._inputs})
+
+    def _set_shapes(self, shapes: Mapping[str, Shape]) -> None:
+        for tensor in self._inputs:
+            if not self._context.set_input_shape(tensor.spec.name, shapes[tensor.spec.name]):
+                raise failure(self._library, self._log, f"does not take the shape of the input {tensor.spec.name!r}")
+            tensor.reshape(shapes[tensor.spec.name])
+        for tensor in self._outputs:
+            tensor.reshape(tuple(self._context.get_tensor_shape(tensor.spec.name)))
+
+    def _take_memory(self) -> None:
+        """Memory for the largest shapes, and the addresses of all tensors: they stay as long as the engine is open."""
+        names = [self._engine.get_tensor_name(index) for index in range(self._engine.num_io_tensors)]
+        reading = self._library.member("TensorIOMode", "INPUT")
+        inputs = [name for name in names if self._engine.get_tensor_mode(name) == reading]
+        largest: dict[str, Shape] = {}
+        for name in inputs:
+            least, _, most = (tuple(shape) for shape in self._engine.get_tensor_profile_shape(name, 0))
+            largest[name] = most
+            self._inputs.append(self._tensor(name, most, least))
+            if not self._context.set_input_shape(name, most):
+                raise failure(self._library, self._log, f"does not take the largest shape of the input {name!r}")
+        for name in names:
+            if name not in largest:
+                self._outputs.append(self._tensor(name, tuple(self._context.get_tensor_shape(name)), ()))
+        self._set_shapes(largest)
+        for tensor in (*self._inputs, *self._outputs):
+            self._context.set_tensor_address(tensor.spec.name, tensor.device)
+
+    def _tensor(self, name: str, most: Shape, least: Shape) -> _Tensor:
+        if any(size < 0 for size in most):
+            raise EngineError(f"the size of {name!r} depends on what the inputs hold, and such engines are not run")
+        word = str(self._engine.get_tensor_dtype(name).name)
+        if word not in _DTYPES:
+            raise EngineError(f"{name!r} is a tensor of {word}, and only tensors of numbers are run")
+        dtype = np.dtype(_DTYPES[word])
+        size = max(1, prod(most) * dtype.itemsize)
+        host = self._cuda.host_memory(size, mapped=self._in_place)
+        device = host.device_address if self._in_place else self._cuda.device_memory(size)[0]
+        free = tuple(size if size >= 0 else "?" for size in self._engine.get_tensor_shape(name))
+        return _Tensor(TensorSpec(name, free, dtype.name), dtype, host, device, least, most)

@@ -1,0 +1,188 @@
+"""CUDA without a GPU, for tests: the functions of cuda.bindings and of pycuda on the processor's own memory.
+
+Work of a stream is done at once. What is taken and given back is counted, so that a leak shows.
+"""
+
+from __future__ import annotations
+
+import ctypes
+from collections.abc import Callable
+from enum import IntEnum
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+
+
+class Code(IntEnum):
+    CUDA_SUCCESS = 0
+    CUDA_ERROR_OUT_OF_MEMORY = 2
+
+
+class FakeBindings:
+    """The module cuda.bindings.driver. `limit_bytes` is the memory of its GPU."""
+
+    def __init__(self, *, limit_bytes: int = 1 << 30) -> None:
+        self.limit_bytes = limit_bytes
+        self.calls: list[str] = []
+        self.live: dict[int, Any] = {}
+        self.marked: list[int] = []
+        self.recording: list[Callable[[], None]] | None = None
+        self.CUstreamCaptureMode = SimpleNamespace(CU_STREAM_CAPTURE_MODE_THREAD_LOCAL="thread local")
+        self._handles = iter(range(1, 1 << 20))
+
+    def __getattr__(self, name: str) -> Callable[..., tuple[Any, ...]]:
+        if not name.startswith("cu"):
+            raise AttributeError(name)
+        answer = getattr(self, f"_{name}")
+
+        def call(*arguments: Any) -> tuple[Any, ...]:
+            self.calls.append(name)
+            try:
+                found = answer(*arguments)
+            except MemoryError:
+                return (Code.CUDA_ERROR_OUT_OF_MEMORY, None)
+            return (Code.CUDA_SUCCESS,) if found is None else (Code.CUDA_SUCCESS, found)
+
+        return call
+
+    def enqueue(self, work: Callable[[], None]) -> None:
+        """Do it, or note it in the graph that is being captured."""
+        if self.recording is None:
+            work()
+        else:
+            self.recording.append(work)
+
+    def _handle(self, what: Any) -> int:
+        handle = next(self._handles)
+        self.live[handle] = what
+        return handle
+
+    def _take(self, size: int) -> int:
+        if size > self.limit_bytes:
+            raise MemoryError
+        buffer = (ctypes.c_uint8 * size)()
+        address = ctypes.addressof(buffer)
+        self.live[address] = buffer
+        return address
+
+    def _drop(self, handle: int) -> None:
+        del self.live[handle]
+
+    def _cuInit(self, flags: int) -> None: ...
+    def _cuDeviceGet(self, index: int) -> int:
+        return index
+
+    def _cuDevicePrimaryCtxRetain(self, device: int) -> str:
+        self.live[-1] = "context"
+        return "context"
+
+    def _cuDevicePrimaryCtxRelease(self, device: int) -> None:
+        self._drop(-1)
+
+    def _cuCtxSetCurrent(self, context: str) -> None: ...
+    def _cuStreamCreate(self, flags: int) -> int:
+        return self._handle("stream")
+
+    def _cuMemAlloc(self, size: int) -> int:
+        return self._take(size)
+
+    def _cuMemHostAlloc(self, size: int, flags: int) -> int:
+        return self._take(size)
+
+    def _cuMemHostGetDevicePointer(self, address: int, flags: int) -> int:
+        return address
+
+    def _cuMemcpyHtoDAsync(self, device: int, host: int, size: int, stream: int) -> None:
+        self.enqueue(lambda: ctypes.memmove(device, host, size) and None)
+
+    def _cuMemcpyDtoHAsync(self, host: int, device: int, size: int, stream: int) -> None:
+        self.enqueue(lambda: ctypes.memmove(host, device, size) and None)
+
+    def _cuStreamSynchronize(self, stream: int) -> None: ...
+    def _cuStreamBeginCapture(self, stream: int, mode: str) -> None:
+        self.recording = []
+
+    def _cuStreamEndCapture(self, stream: int) -> int:
+        graph, self.recording = self.recording, None
+        return self._handle(graph)
+
+    def _cuGraphInstantiate(self, graph: int, flags: int) -> int:
+        return self._handle(self.live[graph])
+
+    def _cuGraphLaunch(self, graph: int, stream: int) -> None:
+        for work in self.live[graph]:
+            work()
+
+    def _cuEventCreate(self, flags: int) -> int:
+        return self._handle("event")
+
+    def _cuEventRecord(self, event: int, stream: int) -> None:
+        self.marked.append(event)
+
+    def _cuEventElapsedTime(self, first: int, second: int) -> float:
+        assert first in self.marked[-4:]
+        assert second in self.marked[-4:]
+        return 0.25 * (second - first)  # milliseconds
+
+    _cuStreamDestroy = _cuMemFree = _cuMemFreeHost = _cuGraphDestroy = _cuGraphExecDestroy = _cuEventDestroy = _drop
+
+
+class FakePyCuda:
+    """The module pycuda.driver, as far as it is used without graphs."""
+
+    Error = RuntimeError
+    host_alloc_flags = SimpleNamespace(DEVICEMAP=2)
+
+    def __init__(self, bindings: FakeBindings) -> None:
+        self._bindings = bindings
+        self.depth = 0
+
+    def init(self) -> None: ...
+    def Device(self, index: int) -> Any:
+        def move(by: int) -> None:
+            self.depth += by
+
+        context = SimpleNamespace(push=lambda: move(1), pop=lambda: move(-1), detach=lambda: None)
+        return SimpleNamespace(retain_primary_context=lambda: context)
+
+    def Stream(self, flags: int) -> Any:
+        return SimpleNamespace(handle=7, synchronize=lambda: None)
+
+    def Event(self) -> Any:
+        marks = self._bindings.marked
+
+        def record(stream: Any) -> None:
+            marks.append(id(event))
+
+        event = SimpleNamespace(record=record, time_since=lambda other: 0.25)
+        return event
+
+    def mem_alloc(self, size: int) -> Any:
+        bindings, address = self._bindings, self._bindings._take(size)
+
+        class Memory:
+            def __int__(self) -> int:
+                return address
+
+            def free(self) -> None:
+                bindings._drop(address)
+
+        return Memory()
+
+    def pagelocked_empty(self, size: int, dtype: type, mem_flags: int) -> Any:
+        array = np.empty(size, dtype)
+        base = SimpleNamespace(get_device_pointer=lambda: array.ctypes.data)
+
+        class Locked(np.ndarray):  # type: ignore[type-arg]  # its base is a property of its own
+            @property
+            def base(self) -> Any:  # type: ignore[override]
+                return base
+
+        return array.view(Locked)
+
+    def memcpy_htod_async(self, device: int, host: Any, stream: Any) -> None:
+        ctypes.memmove(device, host.ctypes.data, host.nbytes)
+
+    def memcpy_dtoh_async(self, host: Any, device: int, stream: Any) -> None:
+        ctypes.memmove(host.ctypes.data, device, host.nbytes)

@@ -1,0 +1,53 @@
+"""A fake TensorRT of each recorded version, and a GPU that is not there."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from types import ModuleType
+from typing import Any
+
+import pytest
+from tests.fake_cuda import FakeBindings, FakePyCuda
+from tests.fake_tensorrt import VERSIONS, fake_tensorrt
+
+from enginewright_runtime.tensorrt import device
+
+ORIN = device.Device("Orin", "8.7", 16, 64 << 30, integrated=True, driver_cuda="12.6")
+H200 = device.Device("NVIDIA H200", "9.0", 132, 141 << 30, integrated=False, driver_cuda="13.0")
+
+
+@pytest.fixture(params=VERSIONS)
+def version(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
+
+
+@pytest.fixture
+def install(monkeypatch: pytest.MonkeyPatch, tmp_path: Any) -> Callable[..., Any]:
+    """Makes this machine one with a GPU and a TensorRT, and CUDA through cuda.bindings or pycuda."""
+    monkeypatch.setenv("ENGINEWRIGHT_CACHE", str(tmp_path / "cache"))
+
+    def put(version: str, *, on: device.Device = H200, through: str = "cuda.bindings", **behaviour: Any) -> Any:
+        bindings = FakeBindings(**({"limit_bytes": behaviour.pop("limit_bytes")} if "limit_bytes" in behaviour else {}))
+        module = fake_tensorrt(version, cuda=bindings, **behaviour)
+        monkeypatch.setitem(sys.modules, "tensorrt", module)
+        monkeypatch.setattr("enginewright_runtime.tensorrt.library.metadata.version", lambda name: version)
+        monkeypatch.setattr("enginewright_runtime.backends.tensorrt.probe", lambda: on)
+        for name in ("pycuda", "pycuda.driver", "cuda", "cuda.bindings", "cuda.bindings.driver", "cuda.cuda"):
+            monkeypatch.setitem(sys.modules, name, None)
+        if through == "pycuda":
+            module.world.pycuda = FakePyCuda(bindings)
+            _place(monkeypatch, "pycuda.driver", module.world.pycuda)
+        else:
+            _place(monkeypatch, "cuda.bindings.driver", bindings)
+        return module
+
+    return put
+
+
+def _place(monkeypatch: pytest.MonkeyPatch, name: str, module: Any) -> None:
+    """`import_module(name)` finds it, and its packages."""
+    parts = name.split(".")
+    for end in range(1, len(parts)):
+        monkeypatch.setitem(sys.modules, ".".join(parts[:end]), ModuleType(parts[end - 1]))
+    monkeypatch.setitem(sys.modules, name, module)

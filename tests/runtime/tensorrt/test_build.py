@@ -1,0 +1,217 @@
+"""Building an engine: the same on every version whose real names were recorded, and clear when it fails."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from onnx import TensorProto, helper
+from tests.runtime.tensorrt.conftest import ORIN
+from tests.runtime.tiny_bundle import tiny_model
+
+from enginewright_runtime.backends import backend
+from enginewright_runtime.errors import EngineError
+from enginewright_runtime.tensorrt.build import Built
+from enginewright_runtime.tensorrt.header import read_header
+
+SIZES = {"batch": [1, 1, 8]}
+MIB = 1 << 20
+
+
+def build(model: bytes | None = None, **settings: Any) -> Built:
+    return backend("tensorrt").build(model or tiny_model(), {"sizes": SIZES, **settings})  # type: ignore[attr-defined]
+
+
+def named_nodes() -> bytes:
+    graph = helper.make_graph(
+        [
+            helper.make_node("Relu", ["x"], ["a"], name="first"),
+            helper.make_node("Wobble", ["a"], ["b"], name="second"),
+            helper.make_node("Wobble", ["b"], ["y"], name="third"),
+        ],
+        "named",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, [1, 4])],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, [1, 4])],
+    )
+    return bytes(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)]).SerializeToString())
+
+
+def test_every_version_builds_and_its_header_tells_it(install: Any, version: str) -> None:
+    install(version)
+    header = read_header(build().engine)
+    assert header.made_by(version)
+    assert not header.version or not header.made_by("99.0.0")
+
+
+def test_precisions_are_flags_up_to_10_and_the_networks_types_from_11(install: Any, version: str) -> None:
+    world = install(version).world
+    build()
+    flags = set(world.config._flags)
+    creation = world.module.NetworkDefinitionCreationFlag
+    if version.startswith("11"):
+        assert flags == set()
+        assert world.network_flags == 1 << int(creation.STRONGLY_TYPED)
+    else:
+        assert flags == {"INT8", "FP16"}
+        assert world.network_flags == 1 << int(creation.EXPLICIT_BATCH)
+
+
+def test_float32_leaves_out_the_flag_of_float16(install: Any) -> None:
+    world = install("10.3.0").world
+    build(precision="float32")
+    assert world.config._flags == ["INT8"]
+
+
+def test_limits_and_the_level_reach_the_builder_by_name(install: Any, version: str) -> None:
+    world = install(version).world
+    wanted = {"workspace_mib": 512, "optimization_level": 4, "sparse": True}
+    build(**wanted)
+    assert world.config._pools == {"WORKSPACE": 512 * MIB}
+    assert world.config.builder_optimization_level == 4
+    assert "SPARSE_WEIGHTS" in world.config._flags
+    assert world.config.profiling_verbosity.name == "DETAILED"
+
+
+def test_a_limit_that_the_version_lacks_is_an_error_and_not_left_out(install: Any) -> None:
+    install("8.6.1")
+    with pytest.raises(EngineError, match=r"TensorRT 8\.6\.1 has no MemoryPoolType\.TACTIC_SHARED_MEMORY"):
+        build(tactic_shared_memory_kib=48)
+    world = install("10.3.0").world
+    build(tactic_shared_memory_kib=48)
+    assert world.config._pools == {"TACTIC_SHARED_MEMORY": 48 << 10}
+
+
+def test_the_profile_has_the_sizes_of_the_free_dimensions(install: Any, version: str) -> None:
+    world = install(version).world
+    build()
+    assert world.config._profiles[0]._shapes == {"x": [(1, 4), (1, 4), (8, 4)]}
+
+
+def test_a_free_dimension_without_sizes_is_refused(install: Any) -> None:
+    install("10.3.0")
+    with pytest.raises(EngineError, match="'batch' of the input 'x' is free"):
+        backend("tensorrt").compile(tiny_model(), {})
+
+
+def test_a_network_without_free_dimensions_needs_no_profile(install: Any) -> None:
+    world = install("10.3.0").world
+    build(named_nodes())
+    assert world.config._profiles == []
+
+
+def test_every_fault_of_the_parser_is_told_with_its_node(install: Any, version: str) -> None:
+    install(version, rejects=("Wobble",))
+    with pytest.raises(EngineError) as caught:
+        build(named_nodes())
+    lines = caught.value.message.splitlines()
+    assert lines[0] == f"TensorRT {version} could not parse the model:"
+    assert lines[1:] == [
+        "  second (Wobble): no importer for it",
+        "  third (Wobble): no importer for it",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("says", "hint"),
+    [
+        ("[E] OutOfMemory (Requested size was 8589934592 bytes)", "lower workspace_mib of the target"),
+        ("CUDA initialization failure with error: 35", "the driver is older than this TensorRT wants: update it"),
+        (
+            "Could not find any implementation for node {ForeignNode}",
+            "raise workspace_mib, or keep that layer in float",
+        ),
+    ],
+)
+def test_a_build_that_fails_says_what_tensorrt_said_and_what_to_do(
+    install: Any, version: str, says: str, hint: str
+) -> None:
+    install(version, fails=("build",), says=(says,))
+    with pytest.raises(EngineError) as caught:
+        build()
+    assert caught.value.message == f"TensorRT {version} could not build the engine; it says:\n  {says}"
+    assert caught.value.hint == hint
+
+
+def test_a_builder_that_cannot_be_made_says_why(install: Any) -> None:
+    install("8.6.1", fails=("builder",), says=("CUDA initialization failure with error: 100",))
+    with pytest.raises(EngineError, match=r"could not create its builder(.|\n)*error: 100"):
+        build()
+
+
+def test_timings_are_kept_by_device_and_version_and_used_again(install: Any, tmp_path: Path) -> None:
+    world = install("10.3.0", on=ORIN).world
+    build()
+    [kept] = (tmp_path / "cache").iterdir()
+    assert kept.name.startswith("tensorrt-10.3.0-sm87-")
+    assert kept.name.endswith("-orin.timing")
+    again = build()
+    assert world.config._cache.data == kept.read_bytes()
+    assert again.warnings == ()
+
+
+def test_timings_of_another_device_are_taken_anew_and_said(install: Any, tmp_path: Path) -> None:
+    world = install("10.3.0").world
+    build()
+    [kept] = (tmp_path / "cache").iterdir()
+    kept.write_bytes(b"timings of another device")
+    assert "another device's or version's" in build().warnings[0]
+    assert world.config._cache.data == b""
+    assert kept.read_bytes() != b"timings of another device"
+
+
+def test_a_failed_build_leaves_the_timings_as_they_were(install: Any, tmp_path: Path) -> None:
+    install("10.3.0")
+    build()
+    [kept] = (tmp_path / "cache").iterdir()
+    before = kept.read_bytes()
+    install("10.3.0", fails=("build",))
+    with pytest.raises(EngineError, match="says nothing"):
+        build()
+    assert kept.read_bytes() == before
+
+
+def test_layers_that_do_not_fit_the_dla_are_named(install: Any, version: str) -> None:
+    world = install(version, on=ORIN, dla_cores=2, not_on_dla=("second",)).world
+    found = build(named_nodes(), dla_core=1)
+    assert found.on_gpu == ("second",)
+    assert world.config.default_device_type.name == "DLA"
+    assert world.config.DLA_core == 1
+    assert "GPU_FALLBACK" in world.config._flags
+
+
+def test_a_dla_that_is_not_there_is_refused(install: Any) -> None:
+    install("10.13.3", on=ORIN, dla_cores=0)
+    with pytest.raises(EngineError, match=r"DLA core 0 is asked for, and TensorRT 10\.13\.3 finds 0"):
+        build(dla_core=0)
+
+
+def test_progress_is_told_where_the_version_has_a_monitor(install: Any, version: str) -> None:
+    install(version)
+    heard: list[tuple[str, int, int]] = []
+    chosen = backend("tensorrt")
+    chosen.build(tiny_model(), {"sizes": SIZES}, on_phase=lambda *told: heard.append(told))  # type: ignore[attr-defined]
+    if version.startswith("8"):
+        assert heard == []
+    else:
+        assert heard[:3] == [("Building", 0, 2), ("Building", 1, 2), ("Building", 2, 2)]
+
+
+def test_an_interrupted_build_ends_and_keeps_no_engine(install: Any) -> None:
+    install("11.4.0")
+
+    def interrupt(*told: object) -> None:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        backend("tensorrt").build(tiny_model(), {"sizes": SIZES}, on_phase=interrupt)  # type: ignore[attr-defined]
+
+
+def test_unknown_settings_are_refused(install: Any) -> None:
+    install("10.3.0")
+    with pytest.raises(EngineError, match="unknown key 'worksapce_mib'"):
+        build(worksapce_mib=5)
+    with pytest.raises(EngineError, match="smallest, the usual and the largest"):
+        build(sizes={"batch": [4, 1, 8]})
+    with pytest.raises(EngineError, match="must be one of float16, float32"):
+        build(precision="int4")

@@ -1,0 +1,229 @@
+"""An engine that is open, on CUDA without a GPU: what it computes, what it takes and gives back, and what it refuses."""
+
+from __future__ import annotations
+
+import threading
+from typing import Any
+
+import numpy as np
+import pytest
+from tests.runtime.tensorrt.conftest import H200, ORIN
+from tests.runtime.tiny_bundle import WEIGHTS, tiny_model
+
+from enginewright_runtime.backends import backend
+from enginewright_runtime.errors import BackendMissing, EngineError
+
+SETTINGS: dict[str, Any] = {"sizes": {"batch": [1, 1, 8]}}
+
+
+def opened(**settings: Any) -> Any:
+    chosen = backend("tensorrt")
+    return chosen.open(chosen.compile(tiny_model(), {**SETTINGS, **settings}), {**SETTINGS, **settings})
+
+
+def sample(batch: int, *, seed: int = 0) -> np.ndarray:
+    return np.random.default_rng(seed).normal(size=(batch, 4)).astype(np.float32)
+
+
+def expected(x: np.ndarray) -> np.ndarray:
+    return np.maximum(x @ WEIGHTS, 0)
+
+
+@pytest.mark.parametrize("through", ["cuda.bindings", "pycuda"])
+def test_it_computes_through_either_library(install: Any, version: str, through: str) -> None:
+    install(version, through=through)
+    engine = opened()
+    for batch in (1, 3, 8, 1):
+        x = sample(batch, seed=batch)
+        np.testing.assert_allclose(engine.run({"x": x})["y"], expected(x), rtol=1e-6)
+    engine.close()
+
+
+def test_it_says_what_it_takes_and_gives(install: Any) -> None:
+    install("10.3.0")
+    engine = opened()
+    assert [str(spec) for spec in (*engine.inputs, *engine.outputs)] == ["x: float32 [?, 4]", "y: float32 [?, 3]"]
+
+
+def test_outputs_of_an_inference_stay_as_they_are_during_the_next(install: Any) -> None:
+    install("10.3.0")
+    engine = opened()
+    first, second = sample(2, seed=1), sample(2, seed=2)
+    kept = engine.run({"x": first})["y"]
+    engine.run({"x": second})
+    np.testing.assert_allclose(kept, expected(first), rtol=1e-6)
+
+
+def test_on_a_gpu_that_shares_its_memory_nothing_is_copied(install: Any) -> None:
+    world = install("10.3.0", on=ORIN).world
+    engine = opened()
+    x = sample(4)
+    np.testing.assert_allclose(engine.run({"x": x})["y"], expected(x), rtol=1e-6)
+    assert not [call for call in world.cuda.calls if "Memcpy" in call or call == "cuMemAlloc"]
+
+
+def test_ten_thousand_inferences_take_no_memory_and_closing_gives_all_back(install: Any) -> None:
+    cuda = install("10.3.0").world.cuda
+    engine = opened()
+    x, y = sample(2), np.empty((2, 3), np.float32)
+    engine.run_into({"x": x}, {"y": y})
+    live, cuda.calls[:] = set(cuda.live), []
+    for _ in range(10_000):
+        engine.run_into({"x": x}, {"y": y})
+    assert set(cuda.live) == live
+    assert set(cuda.calls) == {"cuMemcpyHtoDAsync", "cuMemcpyDtoHAsync", "cuStreamSynchronize"}
+    np.testing.assert_allclose(y, expected(x), rtol=1e-6)
+    engine.close()
+    assert cuda.live == {}
+
+
+def test_a_captured_graph_is_launched_and_each_shape_has_its_own(install: Any, version: str) -> None:
+    cuda = install(version).world.cuda
+    engine = opened(cuda_graph=True)
+    for seed, batch in enumerate((1, 4, 1, 4, 1)):
+        x = sample(batch, seed=seed)
+        np.testing.assert_allclose(engine.run({"x": x})["y"], expected(x), rtol=1e-6)
+    assert cuda.calls.count("cuGraphInstantiate") == 2
+    assert cuda.calls.count("cuGraphLaunch") == 5
+    engine.close()
+    assert cuda.live == {}
+
+
+def test_several_engines_on_one_gpu_have_streams_and_memory_of_their_own(install: Any) -> None:
+    install("10.3.0")
+    one, other = opened(), opened()
+    x = sample(2)
+    one.run({"x": x})
+    one.close()
+    np.testing.assert_allclose(other.run({"x": x})["y"], expected(x), rtol=1e-6)
+
+
+def test_several_threads_may_use_one_engine(install: Any) -> None:
+    install("10.3.0")
+    engine = opened()
+    wrong: list[int] = []
+
+    def work(seed: int) -> None:
+        for step in range(50):
+            x = sample(1 + (seed + step) % 4, seed=seed * 100 + step)
+            if not np.allclose(engine.run({"x": x})["y"], expected(x)):
+                wrong.append(seed)
+
+    threads = [threading.Thread(target=work, args=(seed,)) for seed in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert wrong == []
+
+
+def test_a_shape_outside_the_profile_is_refused_and_the_engine_goes_on(install: Any) -> None:
+    install("10.3.0")
+    engine = opened()
+    with pytest.raises(EngineError, match=r"shape \[9, 4\], and the engine was built for \[1, 4\] to \[8, 4\]"):
+        engine.run({"x": sample(9)})
+    x = sample(8)
+    np.testing.assert_allclose(engine.run({"x": x})["y"], expected(x), rtol=1e-6)
+
+
+def test_an_array_for_the_output_must_have_its_shape(install: Any) -> None:
+    install("10.3.0")
+    engine = opened()
+    with pytest.raises(EngineError, match=r"'y' is float32 \[2, 3\], and the array for it float32 \[3, 3\]"):
+        engine.run_into({"x": sample(2)}, {"y": np.empty((3, 3), np.float32)})
+
+
+def test_a_closed_engine_is_refused_and_closing_again_does_nothing(install: Any) -> None:
+    install("10.3.0")
+    engine = opened()
+    engine.close()
+    engine.close()
+    with pytest.raises(EngineError, match="closed"):
+        engine.run({"x": sample(1)})
+
+
+def test_an_engine_of_another_version_is_refused_before_it_is_deserialized(install: Any) -> None:
+    install("10.13.3")
+    engine = backend("tensorrt").compile(tiny_model(), SETTINGS)
+    install("10.3.0", fails=("deserialize",))
+    with pytest.raises(EngineError, match=r"built by TensorRT 10\.13\.3\.0, and 10\.3\.0 is installed here"):
+        backend("tensorrt").open(engine, SETTINGS)
+
+
+def test_bytes_that_are_no_engine_are_refused(install: Any) -> None:
+    install("10.3.0")
+    for data in (b"", b"ftrt", b"PK\x03\x04" + bytes(60)):
+        with pytest.raises(EngineError, match="no engine of TensorRT, or it was cut short"):
+            backend("tensorrt").open(data, SETTINGS)
+    with pytest.raises(EngineError, match="an engine of TensorRT-RTX, and TensorRT was to open it"):
+        backend("tensorrt").open(b"vtrt" + bytes(60), SETTINGS)
+
+
+def test_an_engine_that_cannot_be_opened_says_what_tensorrt_said(install: Any) -> None:
+    install("10.3.0")
+    engine = backend("tensorrt").compile(tiny_model(), SETTINGS)
+    install("10.3.0", fails=("deserialize",), says=("Serialization assertion stdVersionRead == failed",))
+    with pytest.raises(EngineError, match="could not deserialize the engine; it says:\n  Serialization assertion"):
+        backend("tensorrt").open(engine, SETTINGS)
+
+
+def test_a_gpu_without_memory_is_told_with_what_to_do(install: Any) -> None:
+    install("10.3.0", limit_bytes=16)
+    with pytest.raises(EngineError) as caught:
+        opened()
+    assert "CUDA_ERROR_OUT_OF_MEMORY" in caught.value.message
+    assert "lower the largest batch" in caught.value.hint
+
+
+def test_without_a_cuda_library_the_extra_is_named(install: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    import sys
+
+    install("10.3.0")
+    monkeypatch.setitem(sys.modules, "cuda.bindings.driver", None)
+    with pytest.raises(BackendMissing) as caught:
+        opened()
+    assert caught.value.hint == "pip install 'enginewright-runtime[cuda]'"
+
+
+def test_the_layers_of_an_open_engine_are_told(install: Any, version: str) -> None:
+    install(version)
+    [layer] = opened().layers()
+    assert (layer.nodes, layer.precision, layer.writes) == (("conv1", "relu1"), "int8", "float16")
+    assert layer.multiplies
+    assert not layer.reformat
+
+
+def test_needs_and_misfits_name_what_differs(install: Any) -> None:
+    chosen = backend("tensorrt")
+    install("10.3.0", on=ORIN)
+    needs = chosen.requires()
+    assert needs["compute_capability"] == "8.7"
+    assert chosen.misfit(needs) == ""
+    assert chosen.fingerprint(needs).startswith("tensorrt-10.3.0-sm87-")
+    assert chosen.fingerprint(needs).endswith("-orin")
+    install("10.13.3", on=ORIN)
+    assert "it needs TensorRT 10.3.0, and 10.13.3 is installed" in chosen.misfit(needs)
+    install("10.3.0", on=H200)
+    assert "it needs compute capability 8.7, and the NVIDIA H200 here has 9.0" in chosen.misfit(needs)
+    assert "was tuned on a Orin" in chosen.misfit({**needs, "compute_capability": "9.0"})
+    assert "does not know" in chosen.misfit({**needs, "moon": "full"})
+
+
+@pytest.mark.parametrize("through", ["cuda.bindings", "pycuda"])
+def test_an_inference_is_timed_between_events_around_its_three_parts(install: Any, through: str) -> None:
+    install("10.3.0", through=through)
+    engine = opened(cuda_graph=True)
+    taken = engine.time_once({"x": sample(2)})
+    assert taken[:3] == (250_000, 250_000, 250_000)
+    assert taken[3] > 0
+    engine.close()
+
+
+def test_timing_takes_its_events_once_and_gives_them_back(install: Any) -> None:
+    cuda = install("10.3.0").world.cuda
+    engine = opened()
+    for _ in range(20):
+        engine.time_once({"x": sample(2)})
+    assert cuda.calls.count("cuEventCreate") == 4
+    engine.close()
+    assert cuda.live == {}
