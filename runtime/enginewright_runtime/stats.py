@@ -165,7 +165,7 @@ def _effective_samples(counts: Sequence[int], each: int) -> float:
 def _chi_square_over_degrees(probability: float, degrees: int) -> float:
     """A quantile of the chi-square distribution over its degrees of freedom (Wilson and Hilferty 1931).
 
-    >>> round(_chi_square_over_degrees(0.1, 7), 3)  # a table has 0.405
+    >>> round(_chi_square_over_degrees(0.1, 7), 3)
     0.405
     """
     spread = 2 / (9 * degrees)
