@@ -42,16 +42,15 @@ def save(name: str, path: Path, address: str) -> Bundle:
     for a bundle that is none, UsageError for a bad name, StoreError where the store refuses.
     """
     bundle = read_bundle(path)
-    data = path.read_bytes()
     place = _place(name, address)
     with _refusals(place):
         files, inside = _file_system(place)
         if _is_local(files):
             Path(inside).parent.mkdir(parents=True, exist_ok=True)
-            write_file(Path(inside), data)
+            write_file(Path(inside), bundle.data)
         else:
             files.makedirs(inside.rpartition("/")[0], exist_ok=True)
-            files.pipe_file(inside, data)
+            files.pipe_file(inside, bytes(bundle.data))
     return bundle
 
 
