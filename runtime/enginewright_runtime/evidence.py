@@ -13,11 +13,9 @@ def evidence_of(manifest: Manifest, measurement: Measurement, *, size_bytes: int
     """
     accuracy = manifest.accuracy
     known = {"reference", "engine"} <= accuracy.keys()
-    bounded = {"drop_low", "drop_high"} <= accuracy.keys()
     return Evidence(
         sessions_ns=measurement.sessions_ns("engine"),
         size_bytes=size_bytes,
         peak_memory_bytes=measurement.peak_rss_bytes("engine"),
         accuracy_drop=accuracy["reference"] - accuracy["engine"] if known else None,
-        accuracy_drop_interval=(accuracy["drop_low"], accuracy["drop_high"]) if bounded else None,
     )

@@ -34,7 +34,7 @@ def add_gate_options(command: argparse.ArgumentParser) -> None:
     command.add_argument("--json", action="store_true", help="print one JSON object on standard output")
     command.add_argument("--markdown", type=Path, metavar="FILE", help="where to write a job summary")
     command.add_argument("--junit", type=Path, metavar="FILE", help="where to write JUnit XML")
-    command.add_argument("--output", type=Path, metavar="M.json", help="where to write all raw samples")
+    command.add_argument("--output", type=Path, metavar="M.json", help="where to write the raw samples of the bundles")
 
 
 def run_gate_command(options: argparse.Namespace, progress: TextIO, environment: Mapping[str, str]) -> GateResult:
