@@ -1,0 +1,277 @@
+"""Reaching a device over SSH: host keys are checked, passwords never used, and a broken connection is taken up again.
+
+Keys, the agent and ~/.ssh/config are as asyncssh reads them.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import shlex
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import suppress
+from typing import TYPE_CHECKING, TypeVar
+
+from enginewright.device.address import DeviceAddress
+from enginewright.device.errors import DeviceError, DeviceLost
+from enginewright_runtime.errors import BackendMissing
+
+if TYPE_CHECKING:
+    import asyncssh
+
+__all__ = ["WAITS_S", "Device", "connected", "needs_asyncssh"]
+
+WAITS_S = (1.0, 2.0, 4.0, 8.0, 15.0)  # before each attempt to reach a device again
+_CONNECT_S = 20.0
+_SILENCE_S = 10.0  # after which the device is asked whether it is there; the third question is the last
+
+T = TypeVar("T")
+
+
+def needs_asyncssh() -> None:
+    """Raises BackendMissing where asyncssh is not installed."""
+    try:
+        import asyncssh  # noqa: F401 (only whether it is there)
+    except ImportError:
+        raise BackendMissing("asyncssh is not installed", hint="pip install 'enginewright[ssh]'") from None
+
+
+class _Lost(Exception):
+    """The connection broke in the midst of something; never leaves this module."""
+
+
+class Device:
+    """A device that is reached again when the connection breaks. Everything it does may be done twice.
+
+    An asynchronous context manager. `say` gets a sentence for each thing that a person should know.
+    """
+
+    def __init__(self, address: DeviceAddress, *, say: Callable[[str], None], waits_s: Sequence[float] = WAITS_S):
+        self.address = address
+        self._say = say
+        self._waits_s = waits_s
+        self._connection: asyncssh.SSHClientConnection | None = None
+
+    async def __aenter__(self) -> Device:
+        try:
+            self._connection = await connected(self.address)
+        except OSError as error:
+            raise DeviceError(
+                f"{self.address} cannot be reached: {error.strerror or error or 'it does not answer'}",
+                hint="check the host and the port, and that SSH runs there",
+            ) from None
+        return self
+
+    async def __aexit__(self, *error: object) -> None:
+        if self._connection is not None:
+            self._connection.abort()  # nothing is left to be sent, and a dead peer must not keep us waiting
+            self._connection = None
+
+    async def run(self, command: Sequence[str]) -> tuple[int, str, str]:
+        """The exit code, the output and the errors of a short command."""
+
+        async def attempt(connection: asyncssh.SSHClientConnection) -> tuple[int, str, str]:
+            ended = await connection.run(shlex.join(command), check=False, encoding="utf-8", errors="replace")
+            if ended.exit_status is None or ended.exit_status < 0:
+                raise _Lost
+            return ended.exit_status, str(ended.stdout), str(ended.stderr)
+
+        return await self._steadily(attempt)
+
+    async def put(self, data: bytes, path: str) -> None:
+        """Write a file on the device, which appears under its name when it is whole."""
+        import asyncssh
+
+        async def attempt(connection: asyncssh.SSHClientConnection) -> None:
+            async with connection.start_sftp_client() as files:
+                try:
+                    async with files.open(f"{path}.partial", "wb") as stream:
+                        await stream.write(data)
+                    await files.posix_rename(f"{path}.partial", path)
+                except (asyncssh.SFTPConnectionLost, asyncssh.SFTPNoConnection):
+                    raise
+                except asyncssh.SFTPError as error:
+                    with suppress(asyncssh.SFTPError):
+                        await files.remove(f"{path}.partial")
+                    raise DeviceError(
+                        f"{self.address}: {path} ({len(data) / 2**20:.1f} MiB) cannot be written: {error.reason}",
+                        hint="see that its disk has room, and that the folder can be written; then build again",
+                    ) from None
+
+        await self._steadily(attempt)
+
+    async def get(self, path: str) -> bytes:
+        """Read a file of the device."""
+        import asyncssh
+
+        async def attempt(connection: asyncssh.SSHClientConnection) -> bytes:
+            async with connection.start_sftp_client() as files:
+                try:
+                    async with files.open(path, "rb") as stream:
+                        return bytes(await stream.read())
+                except (asyncssh.SFTPConnectionLost, asyncssh.SFTPNoConnection):
+                    raise
+                except asyncssh.SFTPError as error:
+                    raise DeviceError(f"{self.address}: {path} cannot be read: {error.reason}") from None
+
+        return await self._steadily(attempt)
+
+    async def lines(self, command: Callable[[int], Sequence[str]]) -> AsyncIterator[str]:
+        """The lines that a command writes, as they come. `command` is given the bytes that were read so far, with which it
+        goes on after the connection broke.
+        """
+        taken, rest = 0, b""
+        queue: asyncio.Queue[bytes] = asyncio.Queue()
+
+        async def attempt(connection: asyncssh.SSHClientConnection) -> None:
+            nonlocal taken
+            async with connection.create_process(shlex.join(command(taken)), encoding=None) as process:
+                while data := await process.stdout.read(1 << 16):
+                    taken += len(data)
+                    queue.put_nowait(bytes(data))
+                ended = await process.wait()
+            if ended.exit_status is None or ended.exit_status < 0:
+                raise _Lost
+
+        reading = asyncio.ensure_future(self._steadily(attempt))
+        try:
+            while not (reading.done() and queue.empty()):
+                waiting = asyncio.ensure_future(queue.get())
+                await asyncio.wait({reading, waiting}, return_when=asyncio.FIRST_COMPLETED)
+                if not waiting.done():
+                    waiting.cancel()
+                    continue
+                *whole, rest = (rest + waiting.result()).split(b"\n")
+                for line in whole:
+                    yield line.decode(errors="replace").rstrip("\r")
+            await reading
+        finally:
+            reading.cancel()
+
+    async def _steadily(self, attempt: Callable[[asyncssh.SSHClientConnection], Awaitable[T]]) -> T:
+        """Do it, and again after each time that the connection broke, a few times."""
+        for wait_s in (*self._waits_s, None):
+            try:
+                if self._connection is None:
+                    self._connection = await connected(self.address)
+                    self._say(f"connected to {self.address} again")
+                return await attempt(self._connection)
+            except (_Lost, OSError, asyncio.IncompleteReadError, *_broken()) as error:
+                if self._connection is not None:
+                    self._connection.abort()
+                    self._connection = None
+                if wait_s is None:
+                    raise DeviceLost(
+                        f"the connection to {self.address} broke and did not come back: {error or 'it was closed'}",
+                        hint="build again when the device can be reached: what was begun there goes on meanwhile, and what "
+                        "is done is not done again",
+                    ) from None
+                self._say(f"the connection to {self.address} broke; the next attempt is in {wait_s:g} s")
+                await asyncio.sleep(wait_s)
+        raise AssertionError  # the last attempt returns or raises
+
+
+def _broken() -> tuple[type[Exception], ...]:
+    import asyncssh
+
+    return (
+        asyncssh.ConnectionLost,
+        asyncssh.DisconnectError,
+        asyncssh.ChannelOpenError,
+        asyncssh.SFTPConnectionLost,
+        asyncssh.SFTPNoConnection,
+    )
+
+
+async def connected(address: DeviceAddress) -> asyncssh.SSHClientConnection:
+    """A new connection. Raises DeviceError where the host key or the user's key is refused, OSError and asyncssh's own
+    errors where the device does not answer.
+    """
+    import asyncssh
+
+    port = () if address.port is None else address.port
+    user = address.user or ()
+    options = await asyncssh.SSHClientConnectionOptions.construct(None, host=address.host, port=port, username=user)
+    # `UserKnownHostsFile none` would switch the check off.
+    known_hosts = b"" if options.known_hosts is None else ()
+    keys = _HostKeys()
+
+    class Client(asyncssh.SSHClient):
+        def validate_host_public_key(self, host: str, addr: str, port: int, key: asyncssh.SSHKey) -> bool:
+            keys.offered = key.get_fingerprint()
+            return False
+
+    try:
+        connection, _ = await asyncssh.create_connection(
+            Client,
+            address.host,
+            port=port,
+            username=user,
+            known_hosts=known_hosts,
+            password_auth=False,
+            kbdint_auth=False,
+            connect_timeout=_CONNECT_S,
+            login_timeout=_CONNECT_S,
+            keepalive_interval=_SILENCE_S,
+            keepalive_count_max=3,
+        )
+    except asyncssh.HostKeyNotVerifiable as error:
+        raise _untrusted(address, options, keys.offered, str(error.reason)) from None
+    except asyncssh.KeyExchangeFailed as error:
+        raise _untrusted(address, options, keys.offered, str(error.reason)) from None
+    except asyncssh.PermissionDenied:
+        raise DeviceError(
+            f"{address} lets nobody in with the keys that were offered",
+            hint=f"check the user's name; make the key known with {_ssh('ssh-copy-id', address)}, and load it with ssh-add where "
+            "it has a passphrase",
+        ) from None
+    except (ValueError, asyncssh.KeyImportError, asyncssh.ConfigParseError) as error:
+        raise DeviceError(f"what SSH reads on this computer is wrong: {error}", hint="see ~/.ssh") from None
+    return connection
+
+
+class _HostKeys:
+    """The fingerprint of the key that the device showed and that is not known; "" where it got none across."""
+
+    offered = ""
+
+
+def _untrusted(
+    address: DeviceAddress, options: asyncssh.SSHClientConnectionOptions, offered: str, reason: str
+) -> DeviceError:
+    """An unknown key and one that has changed are two things: the second may be somebody in between."""
+    place = f"[{options.host or address.host}]:{options.port}" if options.port != 22 else options.host or address.host
+    shown = f" It shows {offered}." if offered else f" ({reason})"
+    if _is_known(address, options):
+        return DeviceError(
+            f"{address} has another host key than the one in known_hosts: it was installed anew, or somebody is in "
+            f"between.{shown}",
+            hint=f"ask who looks after the device; only if the new key is right: ssh-keygen -R '{place}', then "
+            f"{_ssh('ssh', address)} once to accept it",
+        )
+    return DeviceError(
+        f"the host key of {address} is not known.{shown}",
+        hint=f"compare that with the device's own (ssh-keygen -lf on its /etc/ssh/ssh_host_*_key.pub), and accept it with "
+        f"{_ssh('ssh', address)} once",
+    )
+
+
+def _is_known(address: DeviceAddress, options: asyncssh.SSHClientConnectionOptions) -> bool:
+    from pathlib import Path
+
+    import asyncssh
+
+    files = [Path(str(file)) for file in options.known_hosts or ()] or [Path("~/.ssh/known_hosts").expanduser()]
+    there = [str(file) for file in files if file.is_file()]
+    host = options.host_key_alias or options.host or address.host
+    port = options.port if options.port != 22 else None
+    return bool(there) and bool(asyncssh.match_known_hosts(there, str(host), "", port)[0])
+
+
+def _ssh(command: str, address: DeviceAddress) -> str:
+    """The command with which a person reaches the device.
+
+    >>> _ssh("ssh", DeviceAddress("orin-3", "lab", 2222))
+    'ssh -p 2222 lab@orin-3'
+    """
+    port = "" if address.port is None else f" -p {address.port}"
+    return f"{command}{port} {address.user}{'@' if address.user else ''}{address.host}"
