@@ -247,8 +247,8 @@ def _build(arguments: argparse.Namespace) -> ExitCode:
     else:
         from enginewright.device.outcome import delivered_json, delivered_table
 
-        shown = delivered_json(result, delivered) if arguments.json else delivered_table(job, result, delivered)
-        _say(json.dumps(shown) if arguments.json else shown)
+        as_json = arguments.json
+        _say(json.dumps(delivered_json(result, delivered)) if as_json else delivered_table(job, result, delivered))
         verdict = delivered.verdict.value
     if verdict == "FAIL":
         return ExitCode.FAILED

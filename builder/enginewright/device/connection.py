@@ -9,6 +9,7 @@ import asyncio
 import shlex
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import suppress
+from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
 from enginewright.device.address import DeviceAddress
@@ -54,9 +55,9 @@ class Device:
     async def __aenter__(self) -> Device:
         try:
             self._connection = await connected(self.address)
-        except OSError as error:
+        except _broken() as error:
             raise DeviceError(
-                f"{self.address} cannot be reached: {error.strerror or error or 'it does not answer'}",
+                f"{self.address} cannot be reached: {getattr(error, 'strerror', '') or error or 'it does not answer'}",
                 hint="check the host and the port, and that SSH runs there",
             ) from None
         return self
@@ -107,7 +108,9 @@ class Device:
             async with connection.start_sftp_client() as files:
                 try:
                     async with files.open(path, "rb") as stream:
-                        return bytes(await stream.read())
+                        data = await stream.read()
+                        assert isinstance(data, bytes)  # the file is opened as such
+                        return data
                 except (asyncssh.SFTPConnectionLost, asyncssh.SFTPNoConnection):
                     raise
                 except asyncssh.SFTPError as error:
@@ -155,7 +158,7 @@ class Device:
                     self._connection = await connected(self.address)
                     self._say(f"connected to {self.address} again")
                 return await attempt(self._connection)
-            except (_Lost, OSError, asyncio.IncompleteReadError, *_broken()) as error:
+            except _broken() as error:
                 if self._connection is not None:
                     self._connection.abort()
                     self._connection = None
@@ -171,15 +174,11 @@ class Device:
 
 
 def _broken() -> tuple[type[Exception], ...]:
+    """What tells that the other side is gone. From Python 3.11 on, asyncio's TimeoutError is an OSError."""
     import asyncssh
 
-    return (
-        asyncssh.ConnectionLost,
-        asyncssh.DisconnectError,
-        asyncssh.ChannelOpenError,
-        asyncssh.SFTPConnectionLost,
-        asyncssh.SFTPNoConnection,
-    )
+    gone = (asyncssh.DisconnectError, asyncssh.ChannelOpenError, asyncssh.SFTPConnectionLost, asyncssh.SFTPNoConnection)
+    return (_Lost, OSError, asyncio.TimeoutError, asyncio.IncompleteReadError, *gone)
 
 
 async def connected(address: DeviceAddress) -> asyncssh.SSHClientConnection:
@@ -191,8 +190,7 @@ async def connected(address: DeviceAddress) -> asyncssh.SSHClientConnection:
     port = () if address.port is None else address.port
     user = address.user or ()
     options = await asyncssh.SSHClientConnectionOptions.construct(None, host=address.host, port=port, username=user)
-    # `UserKnownHostsFile none` would switch the check off.
-    known_hosts = b"" if options.known_hosts is None else ()
+    known_hosts = _known_hosts(options)
     keys = _HostKeys()
 
     class Client(asyncssh.SSHClient):
@@ -206,7 +204,7 @@ async def connected(address: DeviceAddress) -> asyncssh.SSHClientConnection:
             address.host,
             port=port,
             username=user,
-            known_hosts=known_hosts,
+            known_hosts=known_hosts or b"",
             password_auth=False,
             kbdint_auth=False,
             connect_timeout=_CONNECT_S,
@@ -215,9 +213,9 @@ async def connected(address: DeviceAddress) -> asyncssh.SSHClientConnection:
             keepalive_count_max=3,
         )
     except asyncssh.HostKeyNotVerifiable as error:
-        raise _untrusted(address, options, keys.offered, str(error.reason)) from None
+        raise _untrusted(address, options, known_hosts, keys.offered or str(error.reason)) from None
     except asyncssh.KeyExchangeFailed as error:
-        raise _untrusted(address, options, keys.offered, str(error.reason)) from None
+        raise _untrusted(address, options, known_hosts, keys.offered or str(error.reason)) from None
     except asyncssh.PermissionDenied:
         raise DeviceError(
             f"{address} lets nobody in with the keys that were offered",
@@ -235,36 +233,38 @@ class _HostKeys:
     offered = ""
 
 
+def _known_hosts(options: asyncssh.SSHClientConnectionOptions) -> list[str]:
+    """The files of known host keys that are there. They are always given to asyncssh by name: left to itself, it takes
+    `UserKnownHostsFile none` in ~/.ssh/config for the wish that no key be checked.
+    """
+    users = options.config.get("UserKnownHostsFile", ()) or ["~/.ssh/known_hosts"]
+    systems = options.config.get("GlobalKnownHostsFile", ()) or ["/etc/ssh/ssh_known_hosts"]
+    named = [*(users if isinstance(users, list) else [users]), *(systems if isinstance(systems, list) else [systems])]
+    files = [Path(str(name)).expanduser() for name in named]
+    return [str(file) for file in files if file.is_file()]
+
+
 def _untrusted(
-    address: DeviceAddress, options: asyncssh.SSHClientConnectionOptions, offered: str, reason: str
+    address: DeviceAddress, options: asyncssh.SSHClientConnectionOptions, known_hosts: Sequence[str], shown: str
 ) -> DeviceError:
     """An unknown key and one that has changed are two things: the second may be somebody in between."""
-    place = f"[{options.host or address.host}]:{options.port}" if options.port != 22 else options.host or address.host
-    shown = f" It shows {offered}." if offered else f" ({reason})"
-    if _is_known(address, options):
+    import asyncssh
+
+    host = str(options.host_key_alias or options.host or address.host)
+    port = None if options.port == 22 else options.port
+    place = host if port is None else f"[{host}]:{port}"
+    if known_hosts and asyncssh.match_known_hosts(list(known_hosts), host, "", port)[0]:
         return DeviceError(
             f"{address} has another host key than the one in known_hosts: it was installed anew, or somebody is in "
-            f"between.{shown}",
+            f"between. It shows {shown}",
             hint=f"ask who looks after the device; only if the new key is right: ssh-keygen -R '{place}', then "
             f"{_ssh('ssh', address)} once to accept it",
         )
     return DeviceError(
-        f"the host key of {address} is not known.{shown}",
+        f"the host key of {address} is not known. It shows {shown}",
         hint=f"compare that with the device's own (ssh-keygen -lf on its /etc/ssh/ssh_host_*_key.pub), and accept it with "
         f"{_ssh('ssh', address)} once",
     )
-
-
-def _is_known(address: DeviceAddress, options: asyncssh.SSHClientConnectionOptions) -> bool:
-    from pathlib import Path
-
-    import asyncssh
-
-    files = [Path(str(file)) for file in options.known_hosts or ()] or [Path("~/.ssh/known_hosts").expanduser()]
-    there = [str(file) for file in files if file.is_file()]
-    host = options.host_key_alias or options.host or address.host
-    port = options.port if options.port != 22 else None
-    return bool(there) and bool(asyncssh.match_known_hosts(there, str(host), "", port)[0])
 
 
 def _ssh(command: str, address: DeviceAddress) -> str:

@@ -22,7 +22,7 @@ from enginewright.metrics import CONFIDENCE, Score
 from enginewright.progress import Watch
 from enginewright_runtime.budget import Finding, Verdict, judge, overall
 from enginewright_runtime.bundle import Bundle, read_bundle, write_bundle
-from enginewright_runtime.canonical import canonical_bytes, sha256_hex
+from enginewright_runtime.canonical import Json, canonical_bytes, sha256_hex
 from enginewright_runtime.errors import BundleError
 from enginewright_runtime.evidence import evidence_of
 from enginewright_runtime.exit_codes import ExitCode
@@ -187,7 +187,12 @@ def finish(bundle: Bundle, data: bytes, evaluation: Evaluation, address: DeviceA
     measurement = Measurement.from_bytes(back.read(measured), source=f"{address}: {measured}")
     score = evaluation.score()
     accuracy = {"reference": bundle.manifest.accuracy["reference"], "engine": score.value}
-    evaluated = {"format": 1, "metric": evaluation.metric.name, "samples": evaluation.done, "accuracy": score.value}
+    evaluated: dict[str, Json] = {
+        "format": 1,
+        "metric": evaluation.metric.name,
+        "samples": evaluation.done,
+        "accuracy": score.value,
+    }
     evaluated |= {"interval": list(score.interval) if score.interval else None, "confidence": CONFIDENCE}
     # Taken with this engine on the computer that built it: the device has a measurement of its own.
     elsewhere = f"measurements/{entry.fingerprint}.evicted.json"

@@ -105,6 +105,7 @@ class Lab:
         self._thread = threading.Thread(target=self._loop.run_forever, daemon=True)
         self._thread.start()
         self._connections: set[asyncssh.SSHServerConnection] = set()
+        self._children: list[tuple[object, asyncio.subprocess.Process]] = []
         self._server: asyncssh.SSHAcceptor | None = None
         self.open()
 
@@ -136,7 +137,13 @@ class Lab:
         self._do(drop())
 
     def end(self) -> None:
+        async def rest() -> None:
+            for task in asyncio.all_tasks() - {asyncio.current_task()}:
+                task.cancel()
+            await asyncio.sleep(0.1)
+
         self.close()
+        self._do(rest())
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join(10)
         self._loop.close()
@@ -155,6 +162,9 @@ class Lab:
 
             def connection_lost(self, error: Exception | None) -> None:
                 lab._connections.discard(self.connection)
+                for connection, child in lab._children:
+                    if connection is self.connection:
+                        _kill(child)
 
             def public_key_auth_supported(self) -> bool:
                 return True
@@ -186,15 +196,27 @@ class Lab:
             cwd=self.folders.device,
             start_new_session=True,
         )
+        self._children.append((process.channel.get_connection(), child))
         try:
-            await process.redirect(stdout=child.stdout, stderr=child.stderr)
-            code = await child.wait()
-            await process.stdout.drain()
-            process.exit(code if code >= 0 else 1)
-        except (asyncio.CancelledError, OSError, asyncssh.Error):
-            if child.returncode is None:
-                os.killpg(child.pid, signal.SIGKILL)
-            raise
+            await asyncio.gather(_copied(child.stdout, process.stdout), _copied(child.stderr, process.stderr))
+            process.exit(max(await child.wait(), 0))
+        except (OSError, asyncssh.Error):
+            return  # the connection is gone
+        finally:
+            _kill(child)
+            await child.wait()
+
+
+def _kill(child: asyncio.subprocess.Process) -> None:
+    if child.returncode is None:
+        os.killpg(child.pid, signal.SIGKILL)
+
+
+async def _copied(source: asyncio.StreamReader | None, target: asyncssh.SSHWriter[bytes]) -> None:
+    assert source is not None
+    while data := await source.read(1 << 16):
+        target.write(data)
+        await target.drain()
 
 
 def wait_until(holds: Callable[[], bool], *, what: str, seconds: float = 60.0) -> None:
