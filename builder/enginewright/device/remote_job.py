@@ -80,6 +80,7 @@ def start(folder: Path, command: list[str]) -> dict[str, object]:
                 (folder / name).unlink()
         began, begins = os.pipe()
         if os.fork() == 0:
+            starting.close()  # else the lock would be held for as long as the command runs
             _supervise(folder, command, begins)
         os.close(begins)
         os.read(began, 1)

@@ -9,7 +9,7 @@ import pytest
 
 pytest.importorskip("asyncssh", reason="needs the extra ssh")
 
-from tests.builder.device.lab import Folders, Lab, environment_of, make_folders, site_with
+from tests.builder.device.lab import Folders, Lab, OpenSSH, environment_of, make_folders, site_with
 
 
 @pytest.fixture(scope="session")
@@ -50,3 +50,14 @@ def ready_lab(folders: Folders, device_home: Path, site: Path) -> Iterator[Lab]:
     lab.trust()
     yield lab
     lab.end()
+
+
+@pytest.fixture
+def openssh(folders: Folders, device_home: Path, site: Path) -> Iterator[OpenSSH]:
+    """The same device behind OpenSSH's sshd; skipped where there is none."""
+    folders.device = device_home
+    server = OpenSSH(folders, environment_of(device_home, site))
+    if server.why:
+        pytest.skip(server.why)
+    yield server
+    server.end()

@@ -7,8 +7,12 @@ from __future__ import annotations
 
 import asyncio
 import errno
+import getpass
 import os
+import shutil
 import signal
+import socket
+import subprocess
 import sys
 import threading
 import time
@@ -210,6 +214,69 @@ class Lab:
 def _kill(child: asyncio.subprocess.Process) -> None:
     if child.returncode is None:
         os.killpg(child.pid, signal.SIGKILL)
+
+
+class OpenSSH:
+    """OpenSSH's own sshd, for whoever runs the tests; `why` says why it does not run here, and is empty where it does."""
+
+    def __init__(self, folders: Folders, environment: Mapping[str, str]) -> None:
+        self.folders = folders
+        self.why = ""
+        self._process: subprocess.Popen[bytes] | None = None
+        search = os.pathsep.join([os.environ.get("PATH", ""), "/usr/sbin", "/usr/local/sbin"])
+        program = shutil.which("sshd", path=search)
+        if program is None:
+            self.why = "sshd is not installed"
+            return
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            self.address = DeviceAddress("127.0.0.1", getpass.getuser(), free.getsockname()[1])
+        config = self._configure(environment)
+        tested = subprocess.run([program, "-t", "-f", config], capture_output=True, text=True, check=False)
+        if tested.returncode != 0:
+            self.why = f"sshd does not run here: {tested.stderr.strip()}"
+            return
+        self._process = subprocess.Popen([program, "-D", "-e", "-f", config], stderr=subprocess.DEVNULL)
+        wait_until(self._answers, what="sshd answers")
+
+    def _configure(self, environment: Mapping[str, str]) -> Path:
+        root = self.folders.user / "sshd"
+        root.mkdir()
+        host_key, user_key = asyncssh.generate_private_key("ssh-ed25519"), self.folders.write_key()
+        (root / "host_key").write_bytes(host_key.export_private_key())
+        (root / "host_key").chmod(0o600)
+        (root / "authorized_keys").write_bytes(user_key.export_public_key())
+        public = host_key.export_public_key().decode().strip()
+        self.folders.known_hosts.write_text(f"[127.0.0.1]:{self.address.port} {public}\n")
+        lines = [
+            f"ListenAddress 127.0.0.1:{self.address.port}",
+            f"HostKey {root}/host_key",
+            f"AuthorizedKeysFile {root}/authorized_keys",
+            "PidFile none",
+            "StrictModes no",
+            "UsePAM no",
+            "PasswordAuthentication no",
+            "Subsystem sftp internal-sftp",
+            "SetEnv " + " ".join(f'"{name}={value}"' for name, value in environment.items()),
+        ]
+        (root / "config").write_text("\n".join(lines) + "\n")
+        return root / "config"
+
+    def _answers(self) -> bool:
+        with socket.socket() as asking:
+            return asking.connect_ex(("127.0.0.1", self.address.port or 0)) == 0
+
+    def drop(self) -> None:
+        """Kill the process of every connection."""
+        assert self._process is not None
+        children = Path(f"/proc/{self._process.pid}/task/{self._process.pid}/children").read_text().split()
+        for child in children:
+            os.kill(int(child), signal.SIGKILL)
+
+    def end(self) -> None:
+        if self._process is not None:
+            self._process.terminate()
+            self._process.wait(10)
 
 
 async def _copied(source: asyncio.StreamReader | None, target: asyncssh.SSHWriter[bytes]) -> None:

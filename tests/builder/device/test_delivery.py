@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from tests.builder.device.lab import Lab, wait_until
+from tests.builder.device.lab import Lab, OpenSSH, wait_until
 from tests.runtime.tiny_bundle import SETTINGS, WEIGHTS, make_bundle, tiny_golden, tiny_manifest, tiny_model
 from tests.tiny_project import TinyProject
 
@@ -52,7 +52,7 @@ def pending(path: Path, *, off_by: float = 0.0, requires: Mapping[str, str] | No
 
 
 def delivered(
-    lab: Lab, bundle: Bundle, output: Path, *, wrong: int = 0, log: io.StringIO | None = None, **options: Any
+    lab: Lab | OpenSSH, bundle: Bundle, output: Path, *, wrong: int = 0, log: io.StringIO | None = None, **options: Any
 ) -> Delivered:
     telling = Telling(PlainWatch(log or io.StringIO()), lab.address)
     options = {"sessions": 1, "waits_s": (0.05, 0.1, 0.2), **options}
@@ -126,6 +126,22 @@ def test_a_connection_that_breaks_while_it_measures_is_taken_up_and_nothing_runs
     assert ready_lab.accepted == 2
     assert "connected to" in log.getvalue()
     assert log.getvalue().count("compiling the engine") == 1
+
+
+def test_the_same_journey_through_openssh(openssh: OpenSSH, tmp_path: Path) -> None:
+    log = io.StringIO()
+
+    def drop() -> None:
+        wait_until(lambda: "device/compile: measuring" in log.getvalue(), what="it measures")
+        openssh.drop()
+
+    dropping = threading.Thread(target=drop)
+    dropping.start()
+    came = delivered(openssh, pending(tmp_path / "sent.ewb"), tmp_path / "back.ewb", wrong=5, log=log)
+    dropping.join(20)
+    assert came.accuracy.value == 0.9
+    assert log.getvalue().count("compiling the engine") == 1
+    assert "connected to" in log.getvalue()
 
 
 def test_a_second_build_goes_on_where_a_lost_one_was(ready_lab: Lab, tmp_path: Path) -> None:
