@@ -231,22 +231,22 @@ def _build(arguments: argparse.Namespace) -> ExitCode:
     from enginewright.summary import build_json, build_table
 
     job = _job(arguments)
-    if arguments.device is not None:
+    if arguments.device:
         from enginewright.device.connection import needs_asyncssh
+        from enginewright.device.delivery import deliver
+        from enginewright.device.outcome import delivered_json, delivered_table
 
         needs_asyncssh()  # before the hours that a build may take
     watching = watch(sys.stderr)
     try:
         result = build(job, watch=watching)
-        delivered = None if arguments.device is None else _delivered(job, result, arguments.device, watching)
+        delivered = deliver(job, result, arguments.device, watch=watching) if arguments.device else None
     finally:
         watching.close()
     if delivered is None:
         _say(json.dumps(build_json(result)) if arguments.json else build_table(job, result))
         verdict = result.result["verdict"]
     else:
-        from enginewright.device.outcome import delivered_json, delivered_table
-
         as_json = arguments.json
         _say(json.dumps(delivered_json(result, delivered)) if as_json else delivered_table(job, result, delivered))
         verdict = delivered.verdict.value
@@ -254,12 +254,6 @@ def _build(arguments: argparse.Namespace) -> ExitCode:
         return ExitCode.FAILED
     open_ends = {"INCONCLUSIVE": arguments.strict, "PENDING": arguments.require_measured}
     return ExitCode.INCONCLUSIVE if open_ends.get(verdict) else ExitCode.OK
-
-
-def _delivered(job: Any, result: Any, address: Any, watching: Any) -> Any:
-    from enginewright.device.delivery import deliver
-
-    return deliver(job, result, address, watch=watching)
 
 
 def _address(text: str) -> Any:

@@ -7,9 +7,10 @@ from __future__ import annotations
 
 import asyncio
 import shlex
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
+from time import monotonic
 from typing import TYPE_CHECKING, TypeVar
 
 from enginewright.device.address import DeviceAddress
@@ -118,7 +119,7 @@ class Device:
 
         return await self._steadily(attempt)
 
-    async def lines(self, command: Callable[[int], Sequence[str]]) -> AsyncIterator[str]:
+    async def lines(self, command: Callable[[int], Sequence[str]]) -> AsyncGenerator[str, None]:
         """The lines that a command writes, as they come. `command` is given the bytes that were read so far, with which it
         goes on after the connection broke.
         """
@@ -151,8 +152,10 @@ class Device:
             reading.cancel()
 
     async def _steadily(self, attempt: Callable[[asyncssh.SSHClientConnection], Awaitable[T]]) -> T:
-        """Do it, and again after each time that the connection broke, a few times."""
-        for wait_s in (*self._waits_s, None):
+        """Do it, and again after each time that the connection broke: a few times, counted anew once it has held."""
+        tries, held_s = 0, sum(self._waits_s)
+        while True:
+            began = monotonic()
             try:
                 if self._connection is None:
                     self._connection = await connected(self.address)
@@ -162,15 +165,16 @@ class Device:
                 if self._connection is not None:
                     self._connection.abort()
                     self._connection = None
-                if wait_s is None:
+                tries = 1 if monotonic() - began > held_s + _CONNECT_S else tries + 1
+                if tries > len(self._waits_s):
                     raise DeviceLost(
                         f"the connection to {self.address} broke and did not come back: {error or 'it was closed'}",
                         hint="build again when the device can be reached: what was begun there goes on meanwhile, and what "
                         "is done is not done again",
                     ) from None
+                wait_s = self._waits_s[tries - 1]
                 self._say(f"the connection to {self.address} broke; the next attempt is in {wait_s:g} s")
                 await asyncio.sleep(wait_s)
-        raise AssertionError  # the last attempt returns or raises
 
 
 def _broken() -> tuple[type[Exception], ...]:

@@ -97,6 +97,7 @@ async def on_device(
         programs = await make_environment(device, place, backend, jobs=jobs, on_line=lambda line: None)
         runtime = f"{programs}/enginewright-runtime"
         telling.begins("compile")
+        telling.say(f"sending {len(sent) / 2**20:.1f} MiB")
         await _send_once(device, sent, folder)
         command = [runtime, "compile", f"{folder}/sent.ewb", "--output", finished, "--sessions", str(sessions)]
         await _make(device, jobs, finished, f"{folder}/compile", command, on_line=telling.say)

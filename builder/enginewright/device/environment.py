@@ -30,6 +30,8 @@ _EXTRAS = {
     "tensorrt": ("tensorrt", "cuda"),
     "tensorrt_rtx": ("tensorrt-rtx", "cuda"),
 }
+# The environment sees the device's packages too, and the runtime must be the one that was sent.
+_OURS = "import enginewright_runtime.cli as cli, sys; sys.exit(not cli.__file__.startswith(sys.prefix))"
 _PROBE = """
 import importlib.util, json, sys
 def there(name):
@@ -60,7 +62,11 @@ async def make_environment(
     key = sha256_hex(wheel + place.python.encode())[:16]
     folder = f"{place.root}/environments/{key}"
     python = f"{folder}/venv/bin/python"
-    if (await device.run([python, "-c", "import enginewright_runtime.cli"]))[0] != 0:
+    # Whether it was made is read before it is looked at: another build may be making it just now.
+    _, made, _ = await device.run(["sh", "-c", f"cat '{folder}/make/status' 2>/dev/null || true"])
+    if (await device.run([python, "-c", _OURS]))[0] != 0:
+        if made.strip() == "0":  # somebody has removed what was made
+            await device.run(["rm", "-rf", f"{folder}/make"])
         await device.run(["mkdir", "-p", folder])
         await device.put(wheel, f"{folder}/{name}")
         script = (

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import Callable, Sequence
-from contextlib import suppress
+from contextlib import aclosing, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -46,7 +46,8 @@ async def find_place(device: Device) -> Place:
     code, out, err = await device.run(["python3", "-c", _SCRIPT.read_text(), "place"])
     hint = "the runtime needs Python 3.10 or later as python3: install it there"
     if code != 0:
-        raise DeviceError(f"{device.address} does not run python3: {err.strip().splitlines()[-1:] or code}", hint=hint)
+        said = (err.strip().splitlines() or [f"exit code {code}"])[-1]
+        raise DeviceError(f"{device.address} does not run python3: {said}", hint=hint)
     found = _parsed(out, device)
     if tuple(int(part) for part in found["python"].split(".")) < _LEAST_PYTHON:
         raise DeviceError(f"{device.address} has Python {found['python']}", hint=hint)
@@ -74,8 +75,8 @@ class Jobs:
         Ctrl-C (the task is cancelled) stops it on the device too, or names what still runs. Raises DeviceError where
         it was killed on the device, and what `Device` raises; then it goes on there.
         """
-        begun = await self._ask("start", folder, *command)
         try:
+            begun = await self._ask("start", folder, *command)
             if begun["state"] == "running":
                 await self._follow(folder, on_line)
             state = await self._ask("state", folder)
@@ -92,8 +93,10 @@ class Jobs:
 
     async def _follow(self, folder: str, on_line: Callable[[str], None]) -> None:
         script = await self._script_path()
-        async for line in self._device.lines(lambda taken: ["python3", script, "follow", folder, str(taken)]):
-            on_line(line)
+        lines = self._device.lines(lambda taken: ["python3", script, "follow", folder, str(taken)])
+        async with aclosing(lines):
+            async for line in lines:
+                on_line(line)
 
     async def _stop(self, folder: str) -> None:
         """What cannot be stopped is named, with how to stop it."""
