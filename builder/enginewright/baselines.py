@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from enginewright.errors import StoreError, UsageError
+from enginewright.errors import EnginewrightError, StoreError, UsageError
 from enginewright_runtime.atomic import write_file
 from enginewright_runtime.bundle import Bundle, read_bundle
 from enginewright_runtime.errors import BundleError
@@ -42,16 +42,15 @@ def save(name: str, path: Path, address: str) -> Bundle:
     for a bundle that is none, UsageError for a bad name, StoreError where the store refuses.
     """
     bundle = read_bundle(path)
-    data = path.read_bytes()
     place = _place(name, address)
     with _refusals(place):
         files, inside = _file_system(place)
         if _is_local(files):
             Path(inside).parent.mkdir(parents=True, exist_ok=True)
-            write_file(Path(inside), data)
+            write_file(Path(inside), bundle.data)
         else:
             files.makedirs(inside.rpartition("/")[0], exist_ok=True)
-            files.pipe_file(inside, data)
+            files.pipe_file(inside, bytes(bundle.data))
     return bundle
 
 
@@ -112,8 +111,14 @@ def _is_local(files: Any) -> bool:
 
 @contextmanager
 def _refusals(place: str) -> Iterator[None]:
-    """What a store raises, all of which fsspec maps to OSError, with the place."""
+    """What a store raises, with the place. fsspec maps most of it to OSError; what is left, as missing credentials, is of
+    each store's own library, which have no class in common.
+    """
     try:
         yield
+    except EnginewrightError:
+        raise
     except OSError as error:
         raise StoreError(f"{place}: {error.strerror or error}") from error
+    except Exception as error:
+        raise StoreError(f"{place}: {type(error).__name__}: {error}", hint="check the store's credentials") from error

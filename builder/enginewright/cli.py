@@ -1,6 +1,6 @@
 """The command line: the only module that prints and that decides exit codes.
 
-Results go to standard output, progress and errors to standard error. Exit codes: 0 ok, 1 a budget was missed, 2 bad
+Results go to standard output, progress and errors to standard error. Exit codes: 0 ok, 1 a budget or the gate failed, 2 bad
 recipe, target or usage, 3 our bug, 4 inconclusive (a gate, or a build under --strict) or pending (under
 --require-measured), 130 interrupted.
 """
@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from enginewright import __version__
+from enginewright.gate.command import add_gate_options, run_gate_command
 from enginewright_runtime.errors import EnginewrightError
 from enginewright_runtime.exit_codes import ExitCode
 
@@ -167,22 +168,7 @@ def _parser() -> argparse.ArgumentParser:
     command = add(
         "gate", _gate, "judge a bundle against a baseline, side by side on this machine: PASS, FAIL or INCONCLUSIVE"
     )
-    command.add_argument("candidate", metavar="CANDIDATE.ewb", type=Path)
-    command.add_argument(
-        "--against",
-        action="append",
-        required=True,
-        type=Path,
-        metavar="BASELINE",
-        help="a bundle, or a measurement that was taken on this host; give it again for more: the worst verdict counts",
-    )
-    command.add_argument("--profile", choices=("strict", "standard"), default="strict", help="the limits (%(default)s)")
-    command.add_argument("--metrics", type=_metrics, default=None, help="of latency,accuracy,size,memory (all)")
-    command.add_argument("--max-seconds", type=_seconds, help="INCONCLUSIVE where it would take longer to decide")
-    command.add_argument("--json", action="store_true", help="print one JSON object on standard output")
-    command.add_argument("--markdown", type=Path, metavar="FILE", help="where to write a job summary")
-    command.add_argument("--junit", type=Path, metavar="FILE", help="where to write JUnit XML")
-    command.add_argument("--output", type=Path, metavar="M.json", help="where to write all raw samples")
+    add_gate_options(command)
     command = add("gc", _gc, "remove from the store what no recipe's last build uses")
     command.add_argument("--json", action="store_true", help="print one JSON object on standard output")
     command = add("schema", _schema, "print the JSON Schema of recipes or targets, for editors")
@@ -267,48 +253,14 @@ def _address(text: str) -> Any:
 
 
 def _gate(arguments: argparse.Namespace) -> ExitCode:
-    from enginewright.gate.delivery import deliver
     from enginewright.gate.outputs import gate_annotations, gate_text
-    from enginewright.gate.progress import watch_gate
-    from enginewright.gate.run import METRICS, run_gate
 
-    watching = watch_gate(sys.stderr)
-    try:
-        run = run_gate(
-            arguments.candidate,
-            arguments.against,
-            watch=watching,
-            profile=arguments.profile,
-            metrics=arguments.metrics or METRICS,
-            max_seconds=arguments.max_seconds,
-        )
-    finally:
-        watching.close()
-    deliver(run, markdown=arguments.markdown, junit=arguments.junit, output=arguments.output, environment=os.environ)
+    result = run_gate_command(arguments, sys.stderr, os.environ)
     if os.environ.get("GITHUB_ACTIONS") == "true":
-        for line in gate_annotations(run.result):
+        for line in gate_annotations(result):
             _tell(line)
-    _say(json.dumps(run.result.to_json()) if arguments.json else gate_text(run.result))
-    return run.result.verdict.exit_code
-
-
-def _metrics(text: str) -> tuple[str, ...]:
-    from enginewright.gate.run import METRICS
-
-    chosen = tuple(part.strip() for part in text.split(","))
-    if unknown := [name for name in chosen if name not in METRICS]:
-        raise argparse.ArgumentTypeError(f"{unknown[0]!r} is none of {', '.join(METRICS)}")
-    return chosen
-
-
-def _seconds(text: str) -> float:
-    try:
-        seconds = float(text)
-    except ValueError:
-        seconds = 0.0
-    if not 0 < seconds < float("inf"):
-        raise argparse.ArgumentTypeError(f"a number of seconds above 0 was expected, got {text!r}")
-    return seconds
+    _say(json.dumps(result.to_json()) if arguments.json else gate_text(result))
+    return result.verdict.exit_code
 
 
 def _plan(arguments: argparse.Namespace) -> ExitCode:

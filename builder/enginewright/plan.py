@@ -36,6 +36,7 @@ from enginewright.recipe import Factory, Recipe, effective_budget
 from enginewright.roofline import Rates, rates_of
 from enginewright.sources import Source, Sources
 from enginewright.stages import STAGES
+from enginewright.step_parameters import factory_of, metric_of, model_of, signature_of
 from enginewright.steps import HostFacts, OutputOf, Plan, Step, check_order
 from enginewright.target import Target
 from enginewright_runtime.canonical import Json
@@ -167,12 +168,12 @@ class _Layout:
             "target_summary": self.target.summary,
             "recipe": self.recipe.rendered,
             "budget": self._budget(),
-            "model": self._signature(),
+            "model": signature_of(self.recipe),
         }
 
     def _import(self) -> OutputOf:
         if self.recipe.model.onnx:
-            name = self._add("import", "import_onnx", {"model": self._signature()}, sources=("onnx",))
+            name = self._add("import", "import_onnx", {"model": signature_of(self.recipe)}, sources=("onnx",))
             return OutputOf(name, "exported")
         name = self._add("import", "import", {"model": self._model()}, sources=("weights",), code=True)
         return OutputOf(name, "checkpoint")
@@ -254,7 +255,7 @@ class _Layout:
     ) -> OutputOf:
         parameters: dict[str, Json] = {
             "model": self._model(),
-            "metric": self._metric(),
+            "metric": metric_of(self.recipe, self.sources),
             "precision": self.host.precision,
             **{item.name: getattr(training, item.name) for item in fields(Training)},
             "distill": None if distill is None else plain_json(distill),
@@ -264,7 +265,7 @@ class _Layout:
             parameters["dialect"] = self.host.dialect
         inputs = {"checkpoint": current}
         if distill is not None:
-            parameters["teacher_model"] = self._model_of_the_recipe()
+            parameters["teacher_model"] = model_of(self.recipe, self.sources)
             inputs["teacher"] = teacher
         step = self._add(self._unused(name), "recover", parameters, inputs, data=True, code=True)
         trained = sum(item.stage == "recover" for item in self.steps)
@@ -275,13 +276,15 @@ class _Layout:
 
     def _quantize(self, network: OutputOf, quantize: Quantize) -> tuple[OutputOf, OutputOf]:
         if quantize.equalize:
-            equalized = self._add("equalize", "equalize", {"model": self._signature()}, {"network": network})
+            equalized = self._add("equalize", "equalize", {"model": signature_of(self.recipe)}, {"network": network})
             network = OutputOf(equalized, "network")
         kept = [] if quantize.keep_float == "auto" else list(quantize.keep_float)
-        common: dict[str, Json] = {"model": self._signature(), "dialect": self.host.dialect, "keep_float": kept}
-        parameters = {"model": self._signature(), **plain_json(quantize.calibration)}
+        common: dict[str, Json] = {"model": signature_of(self.recipe), "dialect": self.host.dialect, "keep_float": kept}
+        parameters = {"model": signature_of(self.recipe), **plain_json(quantize.calibration)}
         if quantize.calibration.method == "auto":
-            parameters.update(common, metric=self._metric())  # the methods are compared on the quantized network
+            parameters.update(
+                common, metric=metric_of(self.recipe, self.sources)
+            )  # the methods are compared on the quantized network
         inputs = {"network": network}
         learned = {} if self.learned is None else {"learned": self.learned}
         calibrated = self._add("calibrate", "calibrate", parameters, {**inputs, **learned}, data=True)
@@ -290,7 +293,7 @@ class _Layout:
         if quantize.keep_float == "auto" and self._can_assign(quantize, rates):
             parameters = {
                 **common,
-                "metric": self._metric(),
+                "metric": metric_of(self.recipe, self.sources),
                 "accuracy_drop": quantize.accuracy_drop,
                 **({"rates": dict(vars(rates))} if self.host.pending else {"host": self.host.fingerprint}),
                 **self.used.to_json(),
@@ -319,7 +322,9 @@ class _Layout:
         )
 
     def _simplify(self, name: str, exported: OutputOf) -> OutputOf:
-        return OutputOf(self._add(name, "simplify", {"model": self._signature()}, {"exported": exported}), "network")
+        return OutputOf(
+            self._add(name, "simplify", {"model": signature_of(self.recipe)}, {"exported": exported}), "network"
+        )
 
     def _compile(self, name: str, network: OutputOf) -> str:
         """Compile what runs here."""
@@ -339,7 +344,10 @@ class _Layout:
         inputs = dict(_engine_of(engine))
         if reference_outputs is not None:
             inputs["reference_outputs"] = reference_outputs
-        parameters: dict[str, Json] = {"model": self._signature(), "metric": self._metric()}
+        parameters: dict[str, Json] = {
+            "model": signature_of(self.recipe),
+            "metric": metric_of(self.recipe, self.sources),
+        }
         if self.host.pending:
             parameters["golden_tolerance"] = TWIN_TOLERANCE
         return self._add(name, "evaluate", parameters, inputs, data=True)
@@ -359,7 +367,7 @@ class _Layout:
         used: dict[str, Source] = {label: self.sources.files[label] for label in sources}
         parameters = dict(parameters)
         if data:
-            parameters["data"] = self._factory("data", self.recipe.data)
+            parameters["data"] = factory_of("data", self.recipe.data, self.sources)
             used.update(self.sources.arguments_of("data"))
         if code:
             used.update(self.sources.arguments_of("model"))
@@ -376,36 +384,11 @@ class _Layout:
         numbered = (f"{name}-{number}" for number in itertools.count(2))
         return name if name not in taken else next(item for item in numbered if item not in taken)
 
-    def _signature(self) -> dict[str, Json]:
-        """The network's inputs and outputs, as the recipe states them."""
-        model = self.recipe.model
-        inputs: dict[str, Json] = {
-            name: {"shape": list(spec.shape), "dtype": spec.dtype} for name, spec in model.inputs.items()
-        }
-        return {"inputs": inputs, "outputs": list(model.outputs)}
-
     def _model(self) -> Json:
         """The network as it is now: the recipe's, or the student."""
         if self.student is None:
-            return self._model_of_the_recipe()
-        return {**self._factory("student", self.student), **self._signature()}
-
-    def _model_of_the_recipe(self) -> Json:
-        model = self.recipe.model
-        arguments = self.sources.content_of("model.arguments", model.arguments)
-        return {"factory": model.factory, "arguments": arguments, **self._signature()}
-
-    def _factory(self, part: str, factory: Factory) -> dict[str, Json]:
-        return {
-            "factory": factory.factory,
-            "arguments": self.sources.content_of(f"{part}.arguments", factory.arguments),
-        }
-
-    def _metric(self) -> Json:
-        metric = self.recipe.metric
-        if isinstance(metric, str):
-            return {"name": metric}
-        return self._factory("metric", metric)
+            return model_of(self.recipe, self.sources)
+        return {**factory_of("student", self.student, self.sources), **signature_of(self.recipe)}
 
     def _budget(self) -> Json:
         return dict(effective_budget(self.recipe, self.target.name))

@@ -107,7 +107,7 @@ def _run(spec: Spec, store: Store, tell: Tell) -> Record:
         parameters=parameters,
         inputs={
             **_inputs(store, ingredients),
-            **{label: Path(sources[label].location) for label in ("weights", "onnx") if label in sources},
+            **{label: Path(sources[label].location) for label in ("weights", "onnx", "frontier") if label in sources},
         },
         staging=staging,
         unfinished=store.unfinished(ingredients.key),

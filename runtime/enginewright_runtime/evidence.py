@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 from enginewright_runtime.budget import Evidence
-from enginewright_runtime.manifest import EngineEntry, Manifest
+from enginewright_runtime.manifest import Manifest
 from enginewright_runtime.measurement import Measurement
 
 
-def evidence_of(manifest: Manifest, entry: EngineEntry, measurement: Measurement) -> Evidence:
-    """The latency, the size and the memory as found here; the accuracy as evaluated when the bundle was built."""
+def evidence_of(manifest: Manifest, measurement: Measurement, *, size_bytes: int) -> Evidence:
+    """The latency, the size and the memory as found here; the accuracy as evaluated when the bundle was built, of a
+    pending engine that of its twin.
+    """
     accuracy = manifest.accuracy
     known = {"reference", "engine"} <= accuracy.keys()
-    bounded = {"drop_low", "drop_high"} <= accuracy.keys()
     return Evidence(
         sessions_ns=measurement.sessions_ns("engine"),
-        size_bytes=manifest.files[entry.path].size,
+        size_bytes=size_bytes,
         peak_memory_bytes=measurement.peak_rss_bytes("engine"),
         accuracy_drop=accuracy["reference"] - accuracy["engine"] if known else None,
-        accuracy_drop_interval=(accuracy["drop_low"], accuracy["drop_high"]) if bounded else None,
     )

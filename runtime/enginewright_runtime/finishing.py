@@ -12,10 +12,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from enginewright_runtime.backends import Array, Backend, OpenEngine, backend
-from enginewright_runtime.budget import Evidence, Finding, judge
+from enginewright_runtime.budget import Finding, judge
 from enginewright_runtime.bundle import Bundle, write_bundle
 from enginewright_runtime.canonical import canonical_bytes
 from enginewright_runtime.errors import BundleError, EnginewrightError, NoEngineFits
+from enginewright_runtime.evidence import evidence_of
 from enginewright_runtime.golden import OutputAgreement, one_sample, read_golden
 from enginewright_runtime.manifest import EngineEntry, Manifest, PendingEngine
 from enginewright_runtime.measure import EngineToMeasure, Measurement, measure
@@ -94,8 +95,8 @@ def finish_bundle(
         return finished
     on_phase("measuring")
     taken = _measure(bundle, entry, engine, sessions=sessions, on_progress=on_progress)
-    findings = judge(bundle.manifest.budget, _evidence(bundle.manifest, taken, len(engine)))
-    more = {f"measurements/{entry.fingerprint}.json": canonical_bytes(taken.to_json())}
+    findings = judge(bundle.manifest.budget, evidence_of(bundle.manifest, taken, size_bytes=len(engine)))
+    more = {entry.measurement_path: taken.to_bytes()}
     if layers:
         more[f"engines/{entry.fingerprint}/layers.json"] = canonical_bytes(layers_to_json(layers))
     if on_gpu is not None:
@@ -160,18 +161,6 @@ def _measure(
         file.write_bytes(engine)
         to_measure = EngineToMeasure(file, entry.backend, entry.settings)
         return measure({"engine": to_measure}, inputs, sessions=sessions, on_progress=on_progress)
-
-
-def _evidence(manifest: Manifest, taken: Measurement, size_bytes: int) -> Evidence:
-    """Latency, size and memory as found here; the accuracy as the twin had it when the bundle was built."""
-    accuracy = manifest.accuracy
-    known = {"reference", "engine"} <= accuracy.keys()
-    return Evidence(
-        sessions_ns=taken.sessions_ns("engine"),
-        size_bytes=size_bytes,
-        peak_memory_bytes=taken.peak_rss_bytes("engine"),
-        accuracy_drop=accuracy["reference"] - accuracy["engine"] if known else None,
-    )
 
 
 def _told_by_tensorrt(

@@ -57,6 +57,11 @@ class EngineEntry:
     settings: Mapping[str, Json]
     requires: Mapping[str, str]
 
+    @property
+    def measurement_path(self) -> str:
+        """Where the bundle has this engine's measurement with warm caches, if it has one."""
+        return f"measurements/{self.fingerprint}.json"
+
 
 @dataclass(frozen=True)
 class PendingEngine:

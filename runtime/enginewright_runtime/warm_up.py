@@ -84,7 +84,7 @@ def warm_up(time_once: Callable[[], int], rule: WarmUpRule, clock_ns: Callable[[
     """Run inferences until `rule` is met. `time_once` runs one and returns its nanoseconds.
 
     >>> warm_up(lambda: 1_000, WarmUpRule(least_ns=0, least_count=10), iter(range(10**6)).__next__).count
-    210
+    200
     """
     begin = clock_ns()
     windows: list[_Window] = []

@@ -67,7 +67,7 @@ class Machine:
         self.root = folder.absolute() / "root"
 
     def make(self) -> None:
-        """Make it, unless it is there: about 400 MB and ten minutes. Raises Unable, CalledProcessError."""
+        """Make it, unless it is there: about 400 MB and six minutes. Raises Unable, CalledProcessError."""
         qemu = _able()
         if (self.root / "cpuinfo").exists():
             return

@@ -44,7 +44,7 @@ def prove(folder: Path) -> dict[str, Any]:
     """What was found on the emulated machine. Raises Unable, CalledProcessError, AssertionError."""
     machine = Machine(folder)
     machine.make()
-    work = machine.root / "work"
+    work = machine.root / "proof"
     shutil.rmtree(work, ignore_errors=True)
     work.mkdir()
     _write_network(work)
@@ -54,10 +54,10 @@ def prove(folder: Path) -> dict[str, Any]:
     python = "/opt/enginewright/bin/python"
     print("installing the wheels there ...", flush=True)
     machine.run(["python3", "-m", "venv", "--clear", "/opt/enginewright"])
-    options = ["--no-index", "--find-links", "/work/wheels", "--disable-pip-version-check"]
-    machine.run([python, "-m", "pip", "install", *options, f"/work/wheels/{wheel}[onnxruntime,signing]"])
+    options = ["--no-index", "--find-links", "/proof/wheels", "--disable-pip-version-check"]
+    machine.run([python, "-m", "pip", "install", *options, f"/proof/wheels/{wheel}[onnxruntime,signing]"])
     print("compiling, packing, installing and running there ...", flush=True)
-    found: dict[str, Any] = json.loads(machine.run([python, "/work/inside.py", "/work"]).splitlines()[-1])
+    found: dict[str, Any] = json.loads(machine.run([python, "/proof/inside.py", "/proof"]).splitlines()[-1])
     bundle = read_bundle(work / "residual-cpu-arm.ewb")
     compiled = onnx.load_from_string(bundle.read(bundle.manifest.engines[0].path))
     found["operators"] = [node.op_type for node in compiled.graph.node]

@@ -13,7 +13,7 @@ FOLDER = os.environ.get("ENGINEWRIGHT_AARCH64")
 
 @pytest.mark.skipif(
     FOLDER is None,
-    reason="takes ten minutes and Debian's mirror; ENGINEWRIGHT_AARCH64=FOLDER runs it and keeps the machine there",
+    reason="takes six minutes and Debian's mirror; ENGINEWRIGHT_AARCH64=FOLDER runs it and keeps the machine there",
 )
 def test_the_wheel_installs_and_runs_a_bundle_on_aarch64() -> None:
     from tests.aarch64.prove import check, prove

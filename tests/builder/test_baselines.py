@@ -96,6 +96,20 @@ def test_a_store_that_refuses_is_an_error_with_its_place(bundle: Path, tmp_path:
         baselines.save("main", bundle, str(tmp_path / "taken"))
 
 
+def test_what_a_store_s_own_library_raises_is_an_error_with_its_place(
+    bundle: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class NoCredentials(Exception):
+        """As botocore has it: no OSError."""
+
+    def pipe_file(*arguments: object, **named: object) -> None:
+        raise NoCredentials("unable to locate credentials")
+
+    monkeypatch.setattr(fsspec.filesystem("memory"), "pipe_file", pipe_file)
+    with pytest.raises(StoreError, match=r"memory://kept/.*NoCredentials: unable to locate credentials"):
+        baselines.save("main", bundle, "memory://kept/here")
+
+
 def test_the_command_saves_and_fetches(
     bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
@@ -233,17 +234,43 @@ def add_onnx_recipe(project: TinyProject, *, metric: str, compress: str) -> None
 
 
 def test_a_network_that_comes_as_onnx_is_quantized_and_judged_by_fidelity(built: TinyProject) -> None:
-    add_onnx_recipe(built, metric="fidelity", compress="[quantize: {calibration: {method: minmax, samples: 32}}]")
+    add_onnx_recipe(
+        built, metric="fidelity", compress="[quantize: {calibration: {method: minmax, samples: 32}, keep_float: []}]"
+    )
     finished = built.build(recipe="bars")
     assert finished.code == 0, finished.err
     content = finished.json
     assert [step["name"] for step in content["steps"]] == [
-        "import", "reference/simplify", "reference/compile", "reference/evaluate", "calibrate", "assign_precision", "quantize",
-        "compile", "evaluate", "measure", "pack",
+        "import", "reference/simplify", "reference/compile", "reference/evaluate", "calibrate", "quantize", "compile", "evaluate",
+        "measure", "pack",
     ]  # fmt: skip
     assert content["accuracy"]["reference"] == 1.0
     assert content["accuracy"]["engine"] > 0.9
     assert content["size_bytes"]["engine"] < content["size_bytes"]["reference"]
+
+
+def test_a_frontier_that_was_measured_of_this_float_engine_is_in_the_report(built: TinyProject) -> None:
+    store = Store(built.root / ".enginewright")
+    record = store.record(store.last_build("tiny@cpu")["reference/compile"])
+    assert record is not None
+    spread = {"median": 0.5, "low": 0.4, "high": 0.6}
+    point = {"label": "int8 alone", "latency_ms": spread, "change": -0.01, "interval": None, "int8": True}
+    frontier = {
+        "format": 2,
+        "protocol": "6 sessions.",
+        "reference_sha256": record.outputs["engine"].digest,
+        "reference_ms": spread,
+        "points": [point],
+    }
+    path = built.root / "dist" / "tiny-cpu.frontier.json"
+    path.write_text(json.dumps(frontier))
+    finished = built.build()
+    assert [name for name, status in statuses(finished).items() if status == "built"] == ["pack"]
+    page = (built.root / "dist" / "tiny-cpu.html").read_text()
+    assert "int8 alone" in page
+    path.write_text(json.dumps({**frontier, "reference_sha256": "0" * 64}))
+    assert "is of another float engine" in built.build().err
+    assert "int8 alone" not in (built.root / "dist" / "tiny-cpu.html").read_text()
 
 
 def test_a_network_may_stay_as_it_is(built: TinyProject) -> None:

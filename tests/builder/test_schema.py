@@ -113,7 +113,7 @@ def test_limits_defaults_units_and_choices_of_a_key_reach_the_schema():
 
 def test_only_keys_without_a_default_are_required():
     assert json_schema(Recipe)["$defs"]["Prune"]["required"] == ["macs"]
-    assert json_schema(Target)["required"] == ["target", "name", "backend", "build", "threads"]
+    assert json_schema(Target)["required"] == ["target", "name", "backend", "build"]
 
 
 @pytest.mark.parametrize("wrong", WRONG_RECIPES, ids=lambda path: path.stem)

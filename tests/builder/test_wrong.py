@@ -55,13 +55,13 @@ NAN_IN_CALIBRATION = in_data(
 WRONG: dict[str, tuple[Edit, tuple[str, ...]]] = {
     "unknown key": (
         in_recipe("importance:", "importanse:"),
-        ("recipes/tiny.yaml:15", "importanse", "Did you mean 'importance'?"),
+        ("recipes/tiny.yaml:16", "importanse", "Did you mean 'importance'?"),
     ),
     "out of range": (
         in_recipe("macs: {{ macs | default(0.4) }}", "macs: 1.4"),
         ("must be between 0.05 and 0.95, got 1.4",),
     ),
-    "wrong type": (in_recipe("epochs: 1", "epochs: some"), ("recipes/tiny.yaml:16", "epochs")),
+    "wrong type": (in_recipe("epochs: 1", "epochs: some"), ("recipes/tiny.yaml:17", "epochs")),
     "missing weights": (no_weights, ("there is no file", "tiny.safetensors", "fix:")),
     "truncated weights": (truncated_weights, ("cannot be read as weights", "is the file complete")),
     "NaN in weights": (nan_in_weights, ("the tensor 'head.bias' holds NaN",)),

@@ -11,7 +11,7 @@ from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
 from time import monotonic
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from enginewright.device.address import DeviceAddress
 from enginewright.device.errors import DeviceError, DeviceLost
@@ -191,35 +191,19 @@ async def connected(address: DeviceAddress) -> asyncssh.SSHClientConnection:
     """
     import asyncssh
 
-    port = () if address.port is None else address.port
-    user = address.user or ()
-    options = await asyncssh.SSHClientConnectionOptions.construct(None, host=address.host, port=port, username=user)
-    known_hosts = _known_hosts(options)
-    keys = _HostKeys()
-
-    class Client(asyncssh.SSHClient):
-        def validate_host_public_key(self, host: str, addr: str, port: int, key: asyncssh.SSHKey) -> bool:
-            keys.offered = key.get_fingerprint()
-            return False
-
+    shown = _Shown()
     try:
-        connection, _ = await asyncssh.create_connection(
-            Client,
-            address.host,
-            port=port,
-            username=user,
-            known_hosts=known_hosts or b"",
-            password_auth=False,
-            kbdint_auth=False,
-            connect_timeout=_CONNECT_S,
-            login_timeout=_CONNECT_S,
-            keepalive_interval=_SILENCE_S,
-            keepalive_count_max=3,
-        )
-    except asyncssh.HostKeyNotVerifiable as error:
-        raise _untrusted(address, options, known_hosts, keys.offered or str(error.reason)) from None
-    except asyncssh.KeyExchangeFailed as error:
-        raise _untrusted(address, options, known_hosts, keys.offered or str(error.reason)) from None
+        named: dict[str, Any] = {"port": () if address.port is None else address.port, "username": address.user or ()}
+        options = await asyncssh.SSHClientConnectionOptions.construct(None, host=address.host, **named)
+        known_hosts = _known_hosts(options)
+        try:
+            return await _opened(address.host, known_hosts, shown, **named)
+        except (asyncssh.KeyExchangeFailed, asyncssh.ConnectionLost):
+            # asyncssh asks for the kinds of keys that are known, and a device without such a key ends it: the one that
+            # it has is to be shown, and is checked like any other.
+            return await _opened(address.host, known_hosts, shown, **named, server_host_key_algs="default")
+    except (asyncssh.HostKeyNotVerifiable, asyncssh.KeyExchangeFailed) as error:
+        raise _untrusted(address, options, known_hosts, shown.key or str(error.reason)) from None
     except asyncssh.PermissionDenied:
         raise DeviceError(
             f"{address} lets nobody in with the keys that were offered",
@@ -228,13 +212,35 @@ async def connected(address: DeviceAddress) -> asyncssh.SSHClientConnection:
         ) from None
     except (ValueError, asyncssh.KeyImportError, asyncssh.ConfigParseError) as error:
         raise DeviceError(f"what SSH reads on this computer is wrong: {error}", hint="see ~/.ssh") from None
-    return connection
 
 
-class _HostKeys:
+class _Shown:
     """The fingerprint of the key that the device showed and that is not known; "" where it got none across."""
 
-    offered = ""
+    key = ""
+
+
+async def _opened(host: str, known_hosts: Sequence[str], shown: _Shown, **options: Any) -> asyncssh.SSHClientConnection:
+    import asyncssh
+
+    class Client(asyncssh.SSHClient):
+        def validate_host_public_key(self, host: str, addr: str, port: int, key: asyncssh.SSHKey) -> bool:
+            shown.key = key.get_fingerprint()
+            return False
+
+    connection, _ = await asyncssh.create_connection(
+        Client,
+        host,
+        known_hosts=known_hosts or b"",
+        password_auth=False,
+        kbdint_auth=False,
+        connect_timeout=_CONNECT_S,
+        login_timeout=_CONNECT_S,
+        keepalive_interval=_SILENCE_S,
+        keepalive_count_max=3,
+        **options,
+    )
+    return connection
 
 
 def _known_hosts(options: asyncssh.SSHClientConnectionOptions) -> list[str]:

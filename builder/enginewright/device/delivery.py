@@ -17,9 +17,10 @@ from enginewright.device.errors import DeviceError, DeviceFailed, DeviceUnfit
 from enginewright.device.evaluation import Chunk, Evaluation, open_evaluation
 from enginewright.device.job import Jobs, find_place
 from enginewright.device.telling import Telling
-from enginewright.errors import EnginewrightError, StepCrashed
+from enginewright.errors import EnginewrightError, StepCrashed, UsageError
 from enginewright.metrics import CONFIDENCE, Score
 from enginewright.progress import Watch
+from enginewright.signature import Array
 from enginewright_runtime.budget import Finding, Verdict, judge, overall
 from enginewright_runtime.bundle import Bundle, read_bundle, write_bundle
 from enginewright_runtime.canonical import Json, canonical_bytes, sha256_hex
@@ -104,7 +105,8 @@ async def on_device(
         telling.begins("evaluate")
         for number, chunk in enumerate(evaluation.chunks()):
             telling.progress(evaluation.done, evaluation.samples, "samples")
-            evaluation.take(chunk, read_npz(await _run(device, jobs, chunk, number, folder, runtime, evaluation.batch)))
+            data = await _run(device, jobs, chunk, number, folder, runtime, evaluation.batch)
+            evaluation.take(chunk, _outputs(data, address))
         telling.begins("bring back")
         delivered = finish(bundle, await device.get(finished), evaluation, address, output)
         await device.run(["rm", "-rf", folder])  # what it held is here now, and the next build measures anew
@@ -152,6 +154,13 @@ async def _run(device: Device, jobs: Jobs, chunk: Chunk, number: int, folder: st
     return await device.get(outputs)
 
 
+def _outputs(data: bytes, address: DeviceAddress) -> dict[str, Array]:
+    try:
+        return read_npz(data)
+    except ValueError as error:
+        raise DeviceFailed(f"{address} gave outputs that cannot be read: {error}") from None
+
+
 async def _make(
     device: Device, jobs: Jobs, made: str, folder: str, command: Sequence[str], *, on_line: Callable[[str], None]
 ) -> None:
@@ -184,8 +193,9 @@ def finish(bundle: Bundle, data: bytes, evaluation: Evaluation, address: DeviceA
         path.write_bytes(data)
         back = read_bundle(path)
     entry = _entry(bundle, back, address)
-    measured = f"measurements/{entry.fingerprint}.json"
-    measurement = Measurement.from_bytes(back.read(measured), source=f"{address}: {measured}")
+    measurement = Measurement.from_bytes(
+        back.read(entry.measurement_path), source=f"{address}: {entry.measurement_path}"
+    )
     score = evaluation.score()
     accuracy = {"reference": bundle.manifest.accuracy["reference"], "engine": score.value}
     evaluated: dict[str, Json] = {
@@ -200,9 +210,14 @@ def finish(bundle: Bundle, data: bytes, evaluation: Evaluation, address: DeviceA
     files = {name: back.read(name) for name in back.contents if name != elsewhere}
     files[f"evaluations/{entry.fingerprint}.json"] = canonical_bytes(evaluated)
     manifest = replace(back.manifest, accuracy=accuracy)
-    findings = judge(manifest.budget, evidence_of(manifest, entry, measurement))
-    write_bundle(output, manifest, files)
     size_bytes = manifest.files[entry.path].size
+    findings = judge(manifest.budget, evidence_of(manifest, measurement, size_bytes=size_bytes))
+    try:
+        write_bundle(output, manifest, files)
+    except OSError as error:
+        raise UsageError(
+            f"{output} cannot be written: {error.strerror}", hint="make room or let it be written, and build again"
+        ) from None
     return Delivered(address, output, entry, size_bytes, measurement, score, evaluation.done, findings)
 
 

@@ -87,6 +87,8 @@ def run_gate(
                 comparisons.append(comparison)
                 measurements += [measured] if measured else []
                 notes.append(f"{side.path}: {DRIFT_NOTE}")
+                if "accuracy" in metrics:
+                    notes.append(f"{side.path}: accuracy is not judged, for such a file has none")
     result = GateResult(
         candidate=str(candidate),
         profile=profile,
@@ -168,7 +170,7 @@ def _same(metric: str) -> GateFinding:
 
 
 def _against_stored(job: _Job, side: StoredSide) -> tuple[Comparison, Measurement | None]:
-    """A file has no accuracy: it is not judged, and the note says what a file is worth."""
+    """A file has no accuracy: it is not judged, and a note says so."""
     stored = side.measurement
     if difference := host_difference(side):
         return Comparison(against=str(side.path), findings=(undecided("latency", difference),)), None
@@ -178,7 +180,9 @@ def _against_stored(job: _Job, side: StoredSide) -> tuple[Comparison, Measuremen
         findings_found += compare_with_stored(measured, side)
     if "size" in job.metrics:
         findings_found.append(size_finding(job.candidate.size_bytes, engine.size_bytes, job.profile))
-    if "memory" in job.metrics and measured is not None:
+    if "memory" in job.metrics and measured is None:
+        findings_found.append(undecided("memory", "no latency was asked for, so that no memory was measured"))
+    elif "memory" in job.metrics and measured is not None:
         peaks = sorted(session.peak_rss_bytes[side.label] for session in stored.sessions)
         usual = peaks[len(peaks) // 2]
         mine = [session.peak_rss_bytes[CANDIDATE] for session in measured.sessions]

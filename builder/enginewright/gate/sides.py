@@ -84,7 +84,7 @@ def read_bundle_side(path: Path, folder: Path, *, to_run: bool = True) -> Bundle
         inputs=inputs,
         specs=manifest.inputs,
         accuracy=manifest.accuracy.get("engine"),
-        stored=_stored_measurement(bundle, f"measurements/{entry.fingerprint}.json"),
+        stored=_stored_measurement(bundle, entry.measurement_path),
     )
 
 

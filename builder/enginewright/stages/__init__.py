@@ -177,7 +177,7 @@ STAGES: Mapping[str, Stage] = {
         keeps_history=True,
     ),
     "pack": Stage(
-        4,
+        5,
         _module("pack"),
         _PACKED,
         consumes={

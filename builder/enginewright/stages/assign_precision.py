@@ -75,7 +75,8 @@ def run(step: RunningStep) -> Outcome:
         step.warn(f"all layers stay float: {reason}")
     elif kept:
         step.say(f"{len(kept)} of {len(layers)} layers stay float: {reason}")
-    return Outcome({key: table[key] for key in ("chosen", "kept_float", "latency_ns", "accuracy")})
+    times = "roofline_floor_ns" if _modelled(step) else "latency_ns"
+    return Outcome({key: table[key] for key in ("chosen", "kept_float", "accuracy")} | {times: table["latency_ns"]})
 
 
 class _Variants:

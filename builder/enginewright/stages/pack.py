@@ -149,7 +149,7 @@ def _write_bundle(
             "model.onnx": step.inputs["network"].read_bytes(),
             entry.path: engine,
             "golden.npz": step.inputs["golden"].read_bytes(),
-            f"measurements/{entry.fingerprint}.json": measurement.to_bytes(),
+            entry.measurement_path: measurement.to_bytes(),
             f"measurements/{entry.fingerprint}.evicted.json": evicted.to_bytes(),
             "report.html": page.encode(),
         },

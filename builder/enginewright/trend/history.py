@@ -114,10 +114,14 @@ def _natural(path: Path) -> list[tuple[int, str]]:
 def _read(path: Path) -> list[Point]:
     """The measurements in one file, each of an engine; those with evicted caches are another thing and left out."""
     if path.suffix != ".ewb":
-        measurement = Measurement.from_bytes(path.read_bytes(), source=str(path))
+        try:
+            data = path.read_bytes()
+        except OSError as error:
+            raise UsageError(f"{path}: cannot be read: {error.strerror}") from None
+        measurement = Measurement.from_bytes(data, source=str(path))
         return [Point(path.stem, path, _with_engine(measurement, str(path)), figures_of(measurement))]
     bundle = read_bundle(path)
-    names = [name for name in bundle.manifest.files if re.fullmatch(r"measurements/.*(?<!\.evicted)\.json", name)]
+    names = [one.measurement_path for one in bundle.manifest.engines if one.measurement_path in bundle.contents]
     if not names:
         raise UsageError(f"{path}: there is no measurement in this bundle", hint="it was built without its device")
     found = []
@@ -132,7 +136,10 @@ def _read(path: Path) -> list[Point]:
 
 def _with_engine(measurement: Measurement, source: str) -> Measurement:
     if "engine" not in measurement.engines:
-        raise UsageError(f"{source}: it measures {', '.join(measurement.engines)}, and no engine")
+        raise UsageError(
+            f"{source}: it measures {', '.join(measurement.engines)} side by side, and no engine by itself",
+            hint="take the files of `enginewright-runtime bench --output`, or the bundles",
+        )
     return measurement
 
 

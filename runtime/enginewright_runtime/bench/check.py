@@ -63,12 +63,13 @@ def check(
     if not all(output.agrees for output in agreements):
         return Checked(agreements, (), None, clock_ns() - begin)
     findings: Sequence[Finding] = ()
+    size_bytes = bundle.manifest.files[checked.entry.path].size
     with Measuring({"engine": checked.engine}, checked.inputs, rounds=rounds, chunk=_CHUNK, seed=0) as measuring:
         for done in range(1, looks[-1] + 1):
             measuring.take_session()
             out_of_time = clock_ns() - begin >= max_seconds * 1e9
             if done in looks or out_of_time:
-                evidence = evidence_of(bundle.manifest, checked.entry, measuring.measurement())
+                evidence = evidence_of(bundle.manifest, measuring.measurement(), size_bytes=size_bytes)
                 findings = judge(bundle.manifest.budget, replace(evidence, looks=len(looks)))
             if on_progress:
                 on_progress(done, looks[-1], findings)

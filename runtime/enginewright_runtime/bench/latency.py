@@ -30,7 +30,8 @@ def bench_latency(
     bundle, entry = measured.bundle, measured.entry
     findings = None
     if caches == "warm":
-        findings = judge(bundle.manifest.budget, evidence_of(bundle.manifest, entry, measurement))
+        size_bytes = bundle.manifest.files[entry.path].size
+        findings = judge(bundle.manifest.budget, evidence_of(bundle.manifest, measurement, size_bytes=size_bytes))
     return sensors.told_in(bench_answer(bundle, entry, measurement, findings)), measurement.to_bytes()
 
 

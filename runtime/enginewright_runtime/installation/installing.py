@@ -181,7 +181,9 @@ def _switch(place: Root, state: State, new: Installed, rehearsal: Rehearsal, on_
         try:
             place.write(after)
         except OSError:
-            place.clean(state)  # a disk that is full keeps no bundle that is not used
+            # A disk that is full keeps no bundle that is not used; but where flushing failed after the name was taken,
+            # the new one is used.
+            place.clean(place.read())
             raise
     on_step("tidy")
     with place.writing():

@@ -75,7 +75,8 @@ def _judged(bundle: Bundle) -> tuple[Finding, ...]:
         path.write_bytes(bundle.read(entry.path))
         engine = EngineToMeasure(path, entry.backend, entry.settings)
         measurement = measure({"engine": engine}, inputs, sessions=SESSIONS)
-    return judge(bundle.manifest.budget, evidence_of(bundle.manifest, entry, measurement))
+    size_bytes = bundle.manifest.files[entry.path].size
+    return judge(bundle.manifest.budget, evidence_of(bundle.manifest, measurement, size_bytes=size_bytes))
 
 
 def _missed(findings: Sequence[Finding]) -> str:

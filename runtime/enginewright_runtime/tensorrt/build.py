@@ -61,19 +61,30 @@ def build(
     profile = profile_of(builder, model, settings.sizes)
     if profile is not None:
         config.add_optimization_profile(profile)
-    stale = timings is not None and not attach(config, timings)
+    unkept = "" if timings is None else _attached(config, timings)
     monitor = _monitor(library, config, on_phase)
     engine = builder.build_serialized_network(network, config)
     if monitor is not None and monitor.raised is not None:
         raise monitor.raised
     if engine is None:
         raise failure(library, log, "could not build the engine")
-    if timings is not None:
-        keep(config, timings)
     warnings = [message for name, message in log.faults if name == "WARNING"]
-    if stale:
-        warnings.append(f"the timings in {timings} are another device's or version's: they were measured anew")
+    warnings += [unkept] if unkept else []
+    if timings is not None:
+        try:
+            keep(config, timings)
+        except OSError as error:  # the engine is good, and the next build takes as long as this one
+            warnings.append(f"the timings cannot be kept in {timings}: {error.strerror}")
     return Built(bytes(engine), on_gpu, tuple(dict.fromkeys(warnings)), tuple(log.lines))
+
+
+def _attached(config: Any, timings: Path) -> str:
+    """Give the configuration the timings that are kept; says why it has none of them, where there are some."""
+    try:
+        fits = attach(config, timings)
+    except OSError as error:
+        return f"the timings in {timings} cannot be read: {error.strerror}"
+    return "" if fits else f"the timings in {timings} are another device's or version's: they were measured anew"
 
 
 def _builder(library: Library, log: Any) -> Any:

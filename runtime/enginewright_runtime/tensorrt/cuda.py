@@ -187,8 +187,8 @@ class PyCuda:
 
     def __init__(self, driver: Any) -> None:
         self._driver = driver
-        driver.init()
-        self._context = driver.Device(0).retain_primary_context()
+        self._tried("init", driver.init)
+        self._context = self._tried("Device", driver.Device, 0).retain_primary_context()
         self._streams: dict[int, Any] = {}
         self._kept: list[Any] = []
         self._library: Any = None
@@ -204,29 +204,31 @@ class PyCuda:
             self._threads.add(threading.get_ident())
 
     def new_stream(self) -> int:
-        stream = self._driver.Stream(_BLOCKING_NOTHING)
+        stream = self._tried("Stream", self._driver.Stream, _BLOCKING_NOTHING)
         self._streams[int(stream.handle)] = stream
         return int(stream.handle)
 
     def device_memory(self, size: int) -> tuple[int, object]:
-        memory = self._tried("mem_alloc", size)
+        memory = self._tried("mem_alloc", self._driver.mem_alloc, size)
         self._kept.append(memory)
         return int(memory), memory
 
     def host_memory(self, size: int, *, mapped: bool) -> HostBuffer:
         flags = self._driver.host_alloc_flags.DEVICEMAP if mapped else 0
-        array = self._tried("pagelocked_empty", size, np.uint8, mem_flags=flags)
+        array = self._tried("pagelocked_empty", self._driver.pagelocked_empty, size, np.uint8, mem_flags=flags)
         device = int(array.base.get_device_pointer()) if mapped else 0
         return HostBuffer(array, int(array.ctypes.data), device, array.base)
 
     def copy_in(self, device: int, host: HostBuffer, size: int, stream: int) -> None:
-        self._driver.memcpy_htod_async(device, host.array[:size], self._streams[stream])
+        copy = self._driver.memcpy_htod_async
+        self._tried("memcpy_htod_async", copy, device, host.array[:size], self._streams[stream])
 
     def copy_out(self, host: HostBuffer, device: int, size: int, stream: int) -> None:
-        self._driver.memcpy_dtoh_async(host.array[:size], device, self._streams[stream])
+        copy = self._driver.memcpy_dtoh_async
+        self._tried("memcpy_dtoh_async", copy, host.array[:size], device, self._streams[stream])
 
     def wait(self, stream: int) -> None:
-        self._streams[stream].synchronize()
+        self._tried("synchronize", self._streams[stream].synchronize)
 
     def capture(self, stream: int, enqueue: Callable[[], None]) -> int:
         graph, ready = ctypes.c_void_p(), ctypes.c_void_p()
@@ -244,14 +246,14 @@ class PyCuda:
         self._drive("cuGraphLaunch", ctypes.c_void_p(graph), ctypes.c_void_p(stream))
 
     def new_event(self) -> int:
-        self._events.append(self._driver.Event())
+        self._events.append(self._tried("Event", self._driver.Event))
         return len(self._events) - 1
 
     def record(self, event: int, stream: int) -> None:
-        self._events[event].record(self._streams[stream])
+        self._tried("record", self._events[event].record, self._streams[stream])
 
     def elapsed_ns(self, first: int, second: int) -> int:
-        return round(float(self._events[second].time_since(self._events[first])) * 1e6)
+        return round(float(self._tried("time_since", self._events[second].time_since, self._events[first])) * 1e6)
 
     def free(self) -> None:
         atexit.unregister(self.free)
@@ -265,11 +267,12 @@ class PyCuda:
         self._context.pop()
         self._context.detach()
 
-    def _tried(self, name: str, *arguments: Any, **named: Any) -> Any:
+    def _tried(self, name: str, call: Callable[..., Any], *arguments: Any, **named: Any) -> Any:
         try:
-            return getattr(self._driver, name)(*arguments, **named)
+            return call(*arguments, **named)
         except self._driver.Error as error:
-            raise EngineError(f"CUDA: {name} failed: {error}", hint=_MEMORY_HINT) from error
+            hint = _MEMORY_HINT if "out of memory" in str(error) else ""
+            raise EngineError(f"CUDA: {name} failed: {error}", hint=hint) from error
 
     def _drive(self, name: str, *arguments: Any) -> None:
         if self._library is None:

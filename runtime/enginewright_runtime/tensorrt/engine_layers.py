@@ -19,12 +19,12 @@ __all__ = ["EngineLayer", "layers_from_inspector", "layers_from_log", "layers_to
 FORMAT = 1  # of the JSON form. 1: the first.
 
 _NODE = re.compile(r"\[ONNX Layer: ([^\]]*)\]")
-# How data types are written in the formats and in the data types of both sources.
+# How data types are written in the formats and in the data types of both sources; the first that fits counts.
 _PRECISIONS = (
-    ("int8", re.compile(r"int8", re.IGNORECASE)),
+    ("int8", re.compile(r"(?<!u)int8", re.IGNORECASE)),
     ("float8", re.compile(r"fp8|float8", re.IGNORECASE)),
-    ("float16", re.compile(r"fp16|half|float16", re.IGNORECASE)),
     ("bfloat16", re.compile(r"bf16|bfloat16", re.IGNORECASE)),
+    ("float16", re.compile(r"fp16|half|float16", re.IGNORECASE)),
     ("float32", re.compile(r"fp32|float", re.IGNORECASE)),
     ("integer", re.compile(r"int32|int64|bool|uint8", re.IGNORECASE)),
 )

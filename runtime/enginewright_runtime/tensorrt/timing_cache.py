@@ -30,11 +30,16 @@ def cache_path(fingerprint: str, *, environment: Mapping[str, str] = os.environ)
 def attach(config: Any, path: Path) -> bool:
     """Give a builder's configuration the timings at `path`, or none; False where those there are another device's.
 
-    TensorRT itself sees whether they fit the device and the version; those that do not are left out.
+    Raises OSError where there is a file that cannot be read, and then the configuration has none either. TensorRT
+    itself sees whether they fit the device and the version; those that do not are left out.
     """
     kept = b""
-    with suppress(FileNotFoundError):
-        kept = path.read_bytes()
+    try:
+        with suppress(FileNotFoundError):
+            kept = path.read_bytes()
+    except OSError:
+        config.set_timing_cache(config.create_timing_cache(b""), False)
+        raise
     if kept:
         cache = config.create_timing_cache(kept)
         if cache is not None and config.set_timing_cache(cache, False):

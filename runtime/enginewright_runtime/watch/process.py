@@ -47,9 +47,9 @@ class Guard:
         self._page = page
         self._last = telemetry.read()
 
-    def judge(self, at_s: float) -> Judgement:
-        """Judge now; `at_s` is the time in seconds since 1970."""
-        judgement = self.window.judge(at_s)
+    def judge(self, at_s: float, steady_s: float) -> Judgement:
+        """Judge now; `at_s` is the time in seconds since 1970, `steady_s` that of a clock that is never set."""
+        judgement = self.window.judge(at_s, steady_s)
         self.verdicts.add(judgement.verdict)
         reading = self._telemetry.read()
         if self._write:
@@ -86,9 +86,9 @@ def main() -> int:
     while (piece := _calls_until(calls, due)) is not None:
         window.add(piece)
         if time.monotonic() >= due:
-            guard.judge(time.time())
+            guard.judge(time.time(), time.monotonic())
             due += rule.every_s
-    guard.judge(time.time())
+    guard.judge(time.time(), time.monotonic())
     return guard.exit_code
 
 
@@ -98,8 +98,10 @@ def _calls_until(calls: int, due: float) -> array[int] | None:
     if not ready:
         return array("q")
     piece = os.read(calls, 1 << 16)
-    while len(piece) % 8:  # a pipe may be read in the middle of a number, and the rest is there
-        piece += os.read(calls, 8 - len(piece) % 8)
+    while len(piece) % 8:  # a pipe may be read in the middle of a number
+        if not (rest := os.read(calls, 8 - len(piece) % 8)):
+            return None  # the application died before it wrote the rest
+        piece += rest
     return array("q", piece) if piece else None
 
 

@@ -22,7 +22,7 @@ def exposition(name: str, judgement: Judgement, reading: Reading) -> str:
     """The page that Prometheus reads; `name` is the bundle's."""
     bundle = {"bundle": name}
     quantiles = {
-        str(float(percent[1:]) / 100): value / 1e9
+        f"{float(percent[1:]) / 100:.6g}": value / 1e9
         for percent, value in judgement.latency_ns.items()
         if isinstance(value, (int, float))
     }

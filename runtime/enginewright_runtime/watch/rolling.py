@@ -85,11 +85,15 @@ class RollingWindow:
         self._failures_total += len(samples_ns) - len(good)
         self._elapsed_total_ns += sum(good)
 
-    def judge(self, at_s: float) -> Judgement:
-        """Close the part that is coming, forget what is older than the window, and judge the rest."""
-        self._parts.append((at_s, self._coming))
+    def judge(self, at_s: float, steady_s: float) -> Judgement:
+        """Close the part that is coming, forget what is older than the window, and judge the rest.
+
+        `at_s` is the time that the judgement bears. The window goes by `steady_s`, a clock that is never set: a
+        vehicle's time of day jumps when it first hears of a satellite or a server.
+        """
+        self._parts.append((steady_s, self._coming))
         self._coming = []
-        while self._parts[0][0] <= at_s - self._rule.window_s:
+        while self._parts[0][0] <= steady_s - self._rule.window_s:
             self._parts.popleft()
         samples = [sample for _, part in self._parts for sample in part]
         evidence = Evidence(sessions_ns=blocks(samples), looks=self._rule.looks)

@@ -112,12 +112,13 @@ class Watch:
         """Hand on what waits, have it judged, and return the other process's exit code: the verdict's over all of it."""
         stream = self._process.stdin
         assert stream is not None
-        if not stream.closed:
-            if self.running:
-                os.set_blocking(self._pipe, True)
-                self._hand_on()
-            stream.close()
-        self.running = False
+        with self._handing_on:  # another thread may be at it, and a closed pipe's number is soon another file's
+            if not stream.closed:
+                if self.running:
+                    os.set_blocking(self._pipe, True)
+                    self._hand_on()
+                stream.close()
+            self.running = False
         try:
             return self._process.wait(_END_LIMIT_S)
         except subprocess.TimeoutExpired:
@@ -125,10 +126,11 @@ class Watch:
             return self._process.wait()
 
     def _hand_on_at(self, now_ns: int) -> None:
-        if now_ns >= self._next_ns and self.running and self._handing_on.acquire(blocking=False):
+        if now_ns >= self._next_ns and self._handing_on.acquire(blocking=False):
             try:
-                self._next_ns = now_ns + _HAND_ON_NS
-                self._hand_on()
+                if self.running:
+                    self._next_ns = now_ns + _HAND_ON_NS
+                    self._hand_on()
             finally:
                 self._handing_on.release()
 

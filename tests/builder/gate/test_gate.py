@@ -212,6 +212,18 @@ def test_against_a_file_only_changes_beyond_a_machine_s_drift_fail(
     assert "the baseline is stored numbers: a machine drifts" in result.notes[0]
 
 
+def test_what_a_file_cannot_tell_is_said_and_not_passed_over(
+    gate: Gate, two: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(stored, "fingerprint", lambda: {"cpu": "this"})
+    file = kept(tmp_path / "m.json", {"cpu": "this"})
+    unmeasured = gate(two[0], file, metrics=("size", "memory"))
+    assert finding(unmeasured, "memory").verdict is Verdict.INCONCLUSIVE
+    assert "no latency was asked for, so that no memory was measured" in finding(unmeasured, "memory").sentence
+    assert "accuracy is not judged" in gate(two[0], file).notes[-1]
+    assert "accuracy is not judged" not in unmeasured.notes[-1]
+
+
 def test_against_a_file_of_another_host_nothing_is_measured(gate: Gate, two: tuple[Path, Path], tmp_path: Path) -> None:
     result = gate(two[0], kept(tmp_path / "m.json", {"cpu": "another"}))
     assert (result.verdict, result.samples) == (Verdict.INCONCLUSIVE, 0)
@@ -270,7 +282,7 @@ def test_the_command_ends_inconclusive_where_the_time_is_too_short(
     ("arguments", "said"),
     [
         (("--metrics", "latency,speed"), "'speed' is none of latency, accuracy, size, memory"),
-        (("--max-seconds", "-1"), "a number of seconds above 0 was expected, got '-1'"),
+        (("--max-seconds", "-1"), "a number above 0 was expected, got '-1'"),
         (("--profile", "loose"), "invalid choice: 'loose'"),
     ],
 )

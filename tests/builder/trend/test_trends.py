@@ -22,6 +22,7 @@ from enginewright.trend.page import render_trends
 from enginewright.trend.trends import series_of, trends_of
 from enginewright_runtime.bundle import write_bundle
 from enginewright_runtime.canonical import Json
+from enginewright_runtime.manifest import EngineEntry
 from enginewright_runtime.measurement import MeasuredEngine, Measurement, Protocol, SessionRecord
 from enginewright_runtime.warm_up import WarmUp, WarmUpRule
 
@@ -99,10 +100,11 @@ def test_other_hosts_have_a_trend_of_their_own(history: Path) -> None:
     assert (first.points, second.points, second.host) == (20, 1, "Another")
 
 
-def test_a_bundle_has_its_accuracy_too_and_evicted_caches_are_left_out(tmp_path: Path) -> None:
-    found = measured(2.0)
-    files = {"model.onnx": tiny_model(), "measurements/a.json": found.to_bytes(), "measurements/a.evicted.json": b"{}"}
-    write_bundle(tmp_path / "one.ewb", replace(tiny_manifest()), files)
+def test_a_bundle_has_its_accuracy_too_and_what_else_was_measured_is_left_out(tmp_path: Path) -> None:
+    entry = EngineEntry("a", "onnxruntime", "engines/a/engine", {}, {})
+    files = {"model.onnx": tiny_model(), entry.path: b"engine", entry.measurement_path: measured(2.0).to_bytes()}
+    files |= {"measurements/a.evicted.json": b"{}", "measurements/a.gpu.json": b"{}"}
+    write_bundle(tmp_path / "one.ewb", replace(tiny_manifest(), engines=(entry,)), files)
     [point] = read_history([tmp_path / "one.ewb"])
     assert point.figures["accuracy"] == Figure(0.94)
 

@@ -212,6 +212,24 @@ def test_a_disk_that_fills_up_meanwhile_leaves_the_current_bundle(
 
 
 @pytest.mark.usefixtures("quick")
+def test_a_flush_that_fails_after_the_switch_does_not_remove_what_is_current(
+    bundles: Bundles, root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    install(bundles[1], root)
+    write = root_module.write_file
+
+    def unflushed(path: Path, data: bytes) -> None:
+        write(path, data)
+        if path.name == "installed.json":
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    monkeypatch.setattr(root_module, "write_file", unflushed)
+    with pytest.raises(InstallationError, match="Input/output error"):
+        install(bundles[2], root)
+    assert read_installed(root).sha256 == installed(bundles[2]).sha256
+
+
+@pytest.mark.usefixtures("quick")
 def test_a_root_that_cannot_be_written_says_so(bundles: Bundles, tmp_path: Path) -> None:
     (tmp_path / "file").write_bytes(b"")
     with pytest.raises(InstallationError, match=r"cannot be written: (File exists|Not a directory)"):

@@ -160,6 +160,18 @@ def test_timings_of_another_device_are_taken_anew_and_said(install: Any, tmp_pat
     assert kept.read_bytes() != b"timings of another device"
 
 
+def test_a_cache_that_cannot_be_used_costs_a_warning_and_not_the_engine(install: Any, tmp_path: Path) -> None:
+    world = install("10.3.0").world
+    (tmp_path / "cache").write_text("a file where the folder would be")
+    found = build()
+    assert found.engine
+    assert [warning.partition(" in ")[0] for warning in found.warnings] == [
+        "the timings",
+        "the timings cannot be kept",
+    ]
+    assert world.config._cache.data == b""
+
+
 def test_a_failed_build_leaves_the_timings_as_they_were(install: Any, tmp_path: Path) -> None:
     install("10.3.0")
     build()

@@ -175,6 +175,21 @@ def test_a_gpu_without_memory_is_told_with_what_to_do(install: Any) -> None:
     assert "lower the largest batch" in caught.value.hint
 
 
+def test_what_fails_in_pycuda_is_an_error_of_ours(install: Any) -> None:
+    world = install("10.3.0", through="pycuda").world
+    engine = opened()
+
+    def fails(*arguments: object) -> None:
+        raise RuntimeError("cuMemcpyHtoDAsync failed: an illegal memory access was encountered")
+
+    world.pycuda.memcpy_htod_async = fails
+    with pytest.raises(
+        EngineError, match="CUDA: memcpy_htod_async failed: cuMemcpyHtoDAsync failed: an illegal"
+    ) as caught:
+        engine.run({"x": sample(1)})
+    assert caught.value.hint == ""
+
+
 def test_without_a_cuda_library_the_extra_is_named(install: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     import sys
 

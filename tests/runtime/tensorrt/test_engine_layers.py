@@ -29,6 +29,16 @@ def test_the_builders_log_tells_precision_and_nodes() -> None:
     ]
 
 
+@pytest.mark.parametrize(
+    ("said", "precision"),
+    [("UInt8", "integer"), ("BFloat16", "bfloat16"), ("BF16", "bfloat16"), ("Half", "float16"), ("FP8", "float8")],
+)
+def test_a_type_whose_name_has_another_s_in_it_is_not_taken_for_that(said: str, precision: str) -> None:
+    told = {"Layers": [{"Name": "a", "LayerType": "kgen", "Inputs": [{"Datatype": said}], "Outputs": []}]}
+    [layer] = layers_from_inspector(json.dumps(told))
+    assert layer.precision == precision
+
+
 def test_a_log_without_layers_tells_none() -> None:
     assert layers_from_log(["building", "done"]) == ()
 

@@ -44,7 +44,7 @@ def calls(count: int, *, slow: int = 0) -> list[int]:
 def test_a_window_of_fast_calls_passes_and_judges_latencies_alone() -> None:
     window = RollingWindow(BUDGET, RULE)
     window.add(calls(1800))
-    found = window.judge(10.0)
+    found = window.judge(10.0, 10.0)
     assert [finding.name for finding in found.findings] == ["latency_p99_ms"]
     assert (found.verdict, found.calls, found.latency_ns["p50"]) == (Verdict.PASS, 1800, FAST)
 
@@ -52,20 +52,30 @@ def test_a_window_of_fast_calls_passes_and_judges_latencies_alone() -> None:
 def test_a_latency_beyond_its_budget_fails_the_window_and_is_forgotten_with_it() -> None:
     window = RollingWindow(BUDGET, RULE)
     window.add(calls(1800, slow=400))
-    assert window.judge(10.0).verdict is Verdict.FAIL
+    assert window.judge(10.0, 10.0).verdict is Verdict.FAIL
     for at in range(20, 70, 10):
         window.add(calls(300))
-        assert window.judge(float(at)).verdict is not Verdict.PASS
+        assert window.judge(float(at), float(at)).verdict is not Verdict.PASS
     window.add(calls(300))
-    last = window.judge(70.0)
+    last = window.judge(70.0, 70.0)
     assert (last.verdict, last.calls, last.calls_total) == (Verdict.PASS, 1800, 3600)
+
+
+def test_a_clock_that_is_set_back_or_forward_changes_no_window() -> None:
+    window = RollingWindow(BUDGET, RULE)
+    window.add(calls(1800, slow=400))
+    assert window.judge(1.7e9, 10.0).verdict is Verdict.FAIL
+    window.add(calls(1800))
+    back = window.judge(0.0, 75.0)
+    assert (back.at_s, back.calls, back.verdict) == (0.0, 1800, Verdict.PASS)
+    assert window.judge(1.7e9, 80.0).calls == 1800
 
 
 def test_too_few_calls_are_inconclusive_and_so_is_a_silent_application() -> None:
     window = RollingWindow(BUDGET, RULE)
-    assert (window.judge(10.0).verdict, window.judge(20.0).calls) == (Verdict.INCONCLUSIVE, 0)
+    assert (window.judge(10.0, 10.0).verdict, window.judge(20.0, 20.0).calls) == (Verdict.INCONCLUSIVE, 0)
     window.add(calls(200))
-    assert window.judge(30.0).verdict is Verdict.INCONCLUSIVE
+    assert window.judge(30.0, 30.0).verdict is Verdict.INCONCLUSIVE
 
 
 def test_an_application_at_the_very_limit_is_not_called_a_failure_all_the_time() -> None:
@@ -74,20 +84,20 @@ def test_an_application_at_the_very_limit_is_not_called_a_failure_all_the_time()
     for _ in range(20):
         window = RollingWindow(BUDGET, RULE)
         window.add([SLOW if generator.random() < 0.01 else FAST for _ in range(1800)])
-        failed += window.judge(10.0).verdict is Verdict.FAIL
+        failed += window.judge(10.0, 10.0).verdict is Verdict.FAIL
     assert failed == 0
 
 
 def test_a_bundle_without_a_latency_budget_has_nothing_to_judge() -> None:
     window = RollingWindow({"size_mib": 1.0}, RULE)
     window.add(calls(1800))
-    assert window.judge(10.0).verdict is Verdict.INCONCLUSIVE
+    assert window.judge(10.0, 10.0).verdict is Verdict.INCONCLUSIVE
 
 
 def test_calls_that_raise_are_counted_and_have_no_latency() -> None:
     window = RollingWindow(BUDGET, RULE)
     window.add([FAST, FAILED, FAST])
-    found = window.judge(10.0)
+    found = window.judge(10.0, 10.0)
     assert (found.calls_total, found.failures_total, found.elapsed_total_ns) == (2, 1, 2 * FAST)
 
 
@@ -110,7 +120,7 @@ def test_a_line_has_the_verdict_and_the_sensors(tmp_path: Path) -> None:
     found = guard(tmp_path, lines.append)
     found.window.add(calls(1800, slow=400))
     (tmp_path / "sys/class/hwmon/hwmon2/oc1_event_cnt").write_text("2\n")
-    found.judge(1.5e9)
+    found.judge(1.5e9, 1.5e9)
     line = json.loads(lines[0])
     assert (line["bundle"], line["verdict"], line["calls"], line["format"]) == ("signs", "FAIL", 1800, 1)
     assert line["throttled"] == {"oc1": 2}
@@ -120,21 +130,22 @@ def test_a_line_has_the_verdict_and_the_sensors(tmp_path: Path) -> None:
 
 def test_one_window_that_failed_decides_how_it_ends_and_nothing_judged_is_no_success(tmp_path: Path) -> None:
     found = guard(tmp_path)
-    found.judge(0.0)
+    found.judge(0.0, 0.0)
     assert found.exit_code == 4
     found.window.add(calls(1800))
-    found.judge(100.0)
+    found.judge(100.0, 100.0)
     assert found.exit_code == 0
     found.window.add(calls(1800, slow=900))
-    found.judge(200.0)
-    found.judge(300.0)
+    found.judge(200.0, 200.0)
+    found.judge(300.0, 300.0)
     assert found.exit_code == 1
 
 
 def test_prometheus_gets_quantiles_verdicts_and_sensors_with_names_escaped() -> None:
     window = RollingWindow(BUDGET, RULE)
     window.add([*calls(1800), FAILED])
-    page = exposition('a"b\\c\n', window.judge(12.0), Reading(temperatures_c={"gpu": 61.5}, clocks_mhz={"gpu": 1300.5}))
+    reading = Reading(temperatures_c={"gpu": 61.5}, clocks_mhz={"gpu": 1300.5})
+    page = exposition('a"b\\c\n', window.judge(12.0, 12.0), reading)
     assert "# TYPE enginewright_latency_seconds summary\n" in page
     assert 'enginewright_latency_seconds{bundle="a\\"b\\\\c\\n",quantile="0.5"} 0.001\n' in page
     assert 'quantile="0.999"' not in page  # 1800 calls do not carry it
@@ -143,6 +154,13 @@ def test_prometheus_gets_quantiles_verdicts_and_sensors_with_names_escaped() -> 
     assert "enginewright_failures_total{" in page
     assert 'enginewright_clock_hertz{clock="gpu"} 1300500000\n' in page
     assert all(line.startswith(("#", "enginewright_")) for line in page.splitlines())
+
+
+def test_quantiles_have_the_names_that_people_ask_for() -> None:
+    window = RollingWindow(BUDGET, RULE)
+    window.add(calls(3000))
+    page = exposition("signs", window.judge(12.0, 12.0), Reading())
+    assert [f'quantile="{name}"' in page for name in ("0.5", "0.99", "0.999")] == [True] * 3
 
 
 def test_the_endpoint_is_on_the_loopback_interface_and_serves_metrics_alone() -> None:
@@ -244,6 +262,18 @@ def test_a_judge_that_does_not_read_makes_no_call_wait(monkeypatch: pytest.Monke
         watch.close()
 
 
+def test_a_pipe_is_not_closed_under_a_thread_that_is_handing_on() -> None:
+    watch = Watch(BUDGET)
+    assert watch._process.stdin is not None
+    closing = threading.Thread(target=watch.close)
+    with watch._handing_on:
+        closing.start()
+        closing.join(0.2)
+        assert not watch._process.stdin.closed
+    closing.join(30)
+    assert watch._process.stdin.closed
+
+
 def test_the_judge_reads_numbers_that_come_in_pieces() -> None:
     ours, theirs = os.pipe()
     sent = array("q", [1, 2, 3]).tobytes()
@@ -258,6 +288,20 @@ def test_the_judge_reads_numbers_that_come_in_pieces() -> None:
     finally:
         rest.join()
         os.close(ours)
+
+
+def test_the_calls_end_where_an_application_dies_within_a_number() -> None:
+    ours, theirs = os.pipe()
+    os.write(theirs, b"half")
+    os.close(theirs)
+    ended: list[object] = []
+    reader = threading.Thread(
+        target=lambda: ended.append(process_module._calls_until(ours, time.monotonic())), daemon=True
+    )
+    reader.start()
+    reader.join(30)
+    assert ended == [None]
+    os.close(ours)
 
 
 def test_the_command_watches_until_the_time_is_over(tiny_path: Path, tmp_path: Path) -> None:
