@@ -73,4 +73,4 @@ def delivered_table(job: Job, result: BuildResult, delivered: Delivered) -> str:
 
 
 def _joined(lines: Sequence[str]) -> str:
-    return "; ".join(line.strip() for line in lines if "needs" not in line)
+    return "; ".join(" ".join(line.split()) for line in lines if "needs" not in line)

@@ -9,6 +9,7 @@ import threading
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -18,11 +19,13 @@ from tests.runtime.tiny_bundle import SETTINGS, WEIGHTS, make_bundle, tiny_golde
 from tests.tiny_project import TinyProject
 
 import enginewright_runtime
+from enginewright.build import BuildResult
 from enginewright.datasets import Batch
 from enginewright.device.address import DeviceAddress
 from enginewright.device.delivery import Delivered, finish, on_device, sendable
 from enginewright.device.errors import DeviceFailed, DeviceLost, DeviceUnfit
 from enginewright.device.evaluation import Evaluation
+from enginewright.device.outcome import delivered_table
 from enginewright.device.telling import Telling
 from enginewright.metrics import make_metric
 from enginewright.progress import PlainWatch
@@ -59,6 +62,13 @@ def delivered(
     return asyncio.run(on_device(bundle, evaluation(wrong=wrong), lab.address, output, telling=telling, **options))
 
 
+def shown(came: Delivered) -> str:
+    """The table, of a build of which only the names and the accuracies are looked at."""
+    job: Any = SimpleNamespace(recipe=SimpleNamespace(name="tiny"), target=SimpleNamespace(name="cpu"))
+    result = BuildResult((), {"accuracy": {"metric": "top1", "reference": 0.95, "engine": 0.94}}, {})
+    return delivered_table(job, result, came)
+
+
 def jobs(lab: Lab) -> list[Path]:
     return list((lab.folders.device / ".cache/enginewright/lab/jobs").glob("*"))
 
@@ -84,6 +94,11 @@ def test_a_pending_bundle_comes_back_compiled_evaluated_and_measured(ready_lab: 
     ]
     assert "compiling the engine" in log.getvalue()
     assert jobs(ready_lab) == []
+    table = shown(came)
+    assert f"tiny for cpu, measured on {ready_lab.address}" in table
+    assert "90.00% of 50 samples; where it was built 94.00%, reference 95.00%" in table
+    assert "200 inferences in 1 fresh processes" in table
+    assert f"verdict: {came.verdict.value}" in table
 
 
 def test_a_bundle_whose_engine_is_for_another_processor_is_compiled_there(ready_lab: Lab, tmp_path: Path) -> None:
