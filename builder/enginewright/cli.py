@@ -157,6 +157,12 @@ def _parser() -> argparse.ArgumentParser:
             command.add_argument(
                 "--require-measured", action="store_true", help="end with 4 where the engine is still to be measured"
             )
+            command.add_argument(
+                "--device",
+                type=_address,
+                metavar="ssh://[USER@]HOST[:PORT]",
+                help="finish the bundle there: compile, evaluate and measure it on that device",
+            )
         if name == "why":
             command.add_argument("step", metavar="STEP", nargs="?", help="only this step")
     command = add(
@@ -211,17 +217,39 @@ def _build(arguments: argparse.Namespace) -> ExitCode:
     from enginewright.summary import build_json, build_table
 
     job = _job(arguments)
+    if arguments.device:
+        from enginewright.device.connection import needs_asyncssh
+        from enginewright.device.delivery import deliver
+        from enginewright.device.outcome import delivered_json, delivered_table
+
+        needs_asyncssh()  # before the hours that a build may take
     watching = watch(sys.stderr)
     try:
         result = build(job, watch=watching)
+        delivered = deliver(job, result, arguments.device, watch=watching) if arguments.device else None
     finally:
         watching.close()
-    _say(json.dumps(build_json(result)) if arguments.json else build_table(job, result))
-    verdict = result.result["verdict"]
+    if delivered is None:
+        _say(json.dumps(build_json(result)) if arguments.json else build_table(job, result))
+        verdict = result.result["verdict"]
+    else:
+        as_json = arguments.json
+        _say(json.dumps(delivered_json(result, delivered)) if as_json else delivered_table(job, result, delivered))
+        verdict = delivered.verdict.value
     if verdict == "FAIL":
         return ExitCode.FAILED
     open_ends = {"INCONCLUSIVE": arguments.strict, "PENDING": arguments.require_measured}
     return ExitCode.INCONCLUSIVE if open_ends.get(verdict) else ExitCode.OK
+
+
+def _address(text: str) -> Any:
+    from enginewright.device.address import parse_address
+    from enginewright.errors import UsageError
+
+    try:
+        return parse_address(text)
+    except UsageError as error:
+        raise argparse.ArgumentTypeError(f"{error.message}; {error.hint}") from None
 
 
 def _gate(arguments: argparse.Namespace) -> ExitCode:

@@ -29,10 +29,11 @@ from enginewright_runtime.compile_command import add_compile_options, run_compil
 from enginewright_runtime.errors import EnginewrightError, InputError
 from enginewright_runtime.exit_codes import ExitCode
 from enginewright_runtime.golden import OutputAgreement, read_golden
+from enginewright_runtime.in_batches import run_in_batches
 from enginewright_runtime.installation.commands import COMMANDS, HELP, add_arguments
 from enginewright_runtime.manifest import EngineEntry, PendingEngine
 from enginewright_runtime.npz import read_npz, write_npz
-from enginewright_runtime.option_types import positive_number
+from enginewright_runtime.option_types import positive, positive_number
 from enginewright_runtime.session import open_bundle
 from enginewright_runtime.watch.command import add_watch_options, run_watch
 
@@ -89,6 +90,7 @@ def _parser() -> argparse.ArgumentParser:
         if name == "run":
             command.add_argument("--input", type=Path, metavar="X.npz", help="arrays by the inputs' names")
             command.add_argument("--output", type=Path, metavar="Y.npz", help="where to write the outputs")
+            command.add_argument("--batch", type=positive, metavar="N", help="run the samples of X.npz N at a time")
         if name == "check":
             command.add_argument(
                 "--max-seconds", type=positive_number, default=300.0, help="when to give up (%(default)g)"
@@ -139,7 +141,7 @@ def _run(options: argparse.Namespace) -> Answer:
     inputs = golden.inputs if golden else _read_inputs(options.input)
     with open_bundle(bundle) as session:
         fingerprint = session.entry.fingerprint
-        outputs = session.run(inputs)
+        outputs = run_in_batches(session, inputs, options.batch) if options.batch else session.run(inputs)
     if options.output:
         _write(options.output, write_npz(outputs))
     compared = golden.compare(outputs) if golden else ()

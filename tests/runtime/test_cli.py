@@ -179,6 +179,22 @@ def test_an_output_that_cannot_be_written_is_said(command: Command, tiny_path: P
     )
 
 
+def test_run_in_batches_gives_every_sample_once_and_in_order(command: Command, tiny_path: Path, tmp_path: Path) -> None:
+    x = np.random.default_rng(0).normal(size=(11, 4)).astype(np.float32)
+    (tmp_path / "x.npz").write_bytes(npz.write_npz({"x": x}))
+    ran = command("run", tiny_path, "--input", tmp_path / "x.npz", "--output", tmp_path / "y.npz", "--batch", "4")
+    assert ran.code == ExitCode.OK, ran.err
+    [y] = npz.read_npz((tmp_path / "y.npz").read_bytes()).values()
+    np.testing.assert_allclose(y, np.maximum(x @ WEIGHTS, 0), rtol=1e-5)
+
+
+def test_run_in_batches_refuses_what_has_no_samples(command: Command, tiny_path: Path, tmp_path: Path) -> None:
+    (tmp_path / "x.npz").write_bytes(npz.write_npz({"x": np.zeros((0, 4), np.float32)}))
+    ran = command("run", tiny_path, "--input", tmp_path / "x.npz", "--batch", "4")
+    assert ran.code == ExitCode.USAGE
+    assert "the inputs must have the same number of samples, one or more, got [0]" in ran.err
+
+
 def test_a_bundle_without_golden_inputs_cannot_be_run_on_them(
     command: Command, tiny_path: Path, tmp_path: Path
 ) -> None:
