@@ -357,18 +357,14 @@ def _targets(arguments: argparse.Namespace) -> ExitCode:
 
 
 def _trend(arguments: argparse.Namespace) -> ExitCode:
-    from enginewright.errors import UsageError
+    from enginewright.named_files import write_named
     from enginewright.trend.history import read_history
     from enginewright.trend.page import render_trends
     from enginewright.trend.trends import trends_json, trends_of, trends_text
-    from enginewright_runtime.atomic import write_file
 
     trends = trends_of(read_history(arguments.paths))
     if arguments.output:
-        try:
-            write_file(arguments.output, render_trends(trends).encode("utf-8"))
-        except OSError as error:
-            raise UsageError(f"{arguments.output}: cannot be written: {error.strerror}") from None
+        write_named(arguments.output, render_trends(trends).encode("utf-8"))
     _say(json.dumps(trends_json(trends)) if arguments.json else trends_text(trends))
     return ExitCode.OK
 

@@ -119,7 +119,7 @@ class _Layout:
             "measurement_evicted": OutputOf(measured, "measurement_evicted"),
             "reference_engine": OutputOf(reference_engine, "engine"),
         }
-        frontier = tuple(label for label in ("frontier",) if label in self.sources.files)
+        frontier = ("frontier",) if "frontier" in self.sources.files else ()
         parameters = {**self._packed_parameters(), "looks": MEASURING["looks"]}
         self._add("pack", "pack", parameters, inputs, sources=frontier)
 

@@ -19,7 +19,7 @@ from enginewright.project import Project
 from enginewright.recipe import Recipe
 from enginewright_runtime.canonical import Json, canonical_bytes, sha256_file, sha256_hex
 
-__all__ = ["Source", "Sources", "gather_sources", "place_sources"]
+__all__ = ["FILES", "Source", "Sources", "gather_sources", "place_sources"]
 
 
 @dataclass(frozen=True)
@@ -28,6 +28,9 @@ class Source:
 
     digest: str
     location: str
+
+
+FILES = ("weights", "onnx", "frontier")  # the labels of single files, which a step reads like its inputs
 
 
 @dataclass(frozen=True)

@@ -25,7 +25,7 @@ from enginewright.errors import DataError, NoSpace, StepFailed, StoreError
 from enginewright.freshness import unusable
 from enginewright.record import Ingredients, Record
 from enginewright.running import Outcome, RunningStep
-from enginewright.sources import Source, place_sources
+from enginewright.sources import FILES, Source, place_sources
 from enginewright.stages import STAGES
 from enginewright.store import Store
 from enginewright_runtime.canonical import Json, sha256_file
@@ -107,7 +107,7 @@ def _run(spec: Spec, store: Store, tell: Tell) -> Record:
         parameters=parameters,
         inputs={
             **_inputs(store, ingredients),
-            **{label: Path(sources[label].location) for label in ("weights", "onnx", "frontier") if label in sources},
+            **{label: Path(sources[label].location) for label in FILES if label in sources},
         },
         staging=staging,
         unfinished=store.unfinished(ingredients.key),

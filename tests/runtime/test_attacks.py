@@ -22,6 +22,7 @@ from hypothesis import strategies as st
 from onnx import TensorProto, helper
 from tests.runtime.installation.bundles import everything, passes
 from tests.runtime.test_bundle import deep, packed
+from tests.runtime.test_manifest import put
 from tests.runtime.tiny_bundle import make_bundle
 
 from enginewright_runtime.bundle import read_bundle, sign_bundle
@@ -65,18 +66,6 @@ class Parts:
 
     def _packed(self, files: Mapping[str, bytes], document: Document) -> bytes:
         return packed([("manifest.json", json.dumps(document).encode()), *sorted(files.items())])
-
-
-def put(*path: str | int, value: object) -> Callable[[Document], None]:
-    """A change that sets the value at a path of the manifest."""
-
-    def change(document: Document) -> None:
-        at: Any = document
-        for key in path[:-1]:
-            at = at[key]
-        at[path[-1]] = value
-
-    return change
 
 
 def flipped(data: bytes) -> bytes:

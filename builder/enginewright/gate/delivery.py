@@ -8,7 +8,7 @@ from pathlib import Path
 from enginewright.errors import UsageError
 from enginewright.gate.outputs import gate_junit, gate_markdown
 from enginewright.gate.run import GateRun
-from enginewright_runtime.atomic import write_file
+from enginewright.named_files import write_named
 
 __all__ = ["deliver"]
 
@@ -28,21 +28,14 @@ def deliver(
     There is no file of raw samples where none were taken. Raises UsageError where a file cannot be written.
     """
     if markdown is not None:
-        _write(markdown, gate_markdown(run.result).encode())
+        write_named(markdown, gate_markdown(run.result).encode())
     if junit is not None:
-        _write(junit, gate_junit(run.result).encode())
+        write_named(junit, gate_junit(run.result).encode())
     if output is not None and run.measurements:
-        _write(output, run.measurements[0].to_bytes())
+        write_named(output, run.measurements[0].to_bytes())
     if summary := environment.get(_SUMMARY):
         try:
             with Path(summary).open("a", encoding="utf-8") as stream:
                 stream.write(gate_markdown(run.result))
         except OSError as error:
             raise UsageError(f"{_SUMMARY}={summary}: cannot be written: {error.strerror}") from None
-
-
-def _write(path: Path, data: bytes) -> None:
-    try:
-        write_file(path, data)
-    except OSError as error:
-        raise UsageError(f"{path}: cannot be written: {error.strerror}") from None

@@ -2,34 +2,17 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import pytest
 from tests.runtime.installation.bundles import alter, fails, foreign, installed
+from tests.runtime.test_cli import Ran
 
 from enginewright_runtime import cli
 from enginewright_runtime.installation import Root, installing
 
 Bundles = dict[int, Path]
-
-
-@dataclass(frozen=True)
-class Ran:
-    """A command that ended."""
-
-    code: int
-    out: str
-    err: str
-
-    @property
-    def json(self) -> dict[str, Any]:
-        """Standard output as the one JSON object that it must be."""
-        found: dict[str, Any] = json.loads(self.out)
-        return found
 
 
 @pytest.fixture
