@@ -25,15 +25,33 @@ _WORDS = {"float32": "FLOAT", "float16": "HALF", "int64": "INT64", "int32": "INT
 CACHE_OF_THIS_DEVICE = b"timings of this device"
 
 
+_DEFAULTS: dict[str, Any] = {
+    "says": (),
+    "warns": (),
+    "fails": (),
+    "raises": None,
+    "rejects": (),
+    "rejecting": "no importer for it",
+    "dla_cores": 0,
+    "not_on_dla": (),
+    "on_unfit_timings": (),
+    "before_step": None,
+    "cuda": None,
+}
+
+
 def fake_tensorrt(version: str, **behaviour: Any) -> Any:
-    """The module. `behaviour`: `says` are lines that its log gets when it fails, `fails` what gives None; `rejects`:
-    operators that its parser lacks; `dla_cores`, and `not_on_dla`: names of layers; `cuda`: see tests/fake_cuda.py.
+    """The module. `behaviour`: `says` are lines that its log gets when it fails, `warns` those of warnings before them,
+    `fails` what gives None; `raises`: what the build raises; `rejects`: operators that its parser lacks, in the words
+    `rejecting`; `dla_cores`, and `not_on_dla`: names of layers; `on_unfit_timings`: lines of a version that takes a
+    timing cache that does not fit, and goes without; `before_step`: called before each step of a build; `cuda`: see
+    tests/fake_cuda.py.
     """
     recorded = json.loads((NAMES / f"{version}.json").read_text())
     module = ModuleType("tensorrt")
     module.__version__ = version  # type: ignore[attr-defined]
     module.world = SimpleNamespace(  # type: ignore[attr-defined]
-        **{"says": (), "fails": (), "rejects": (), "dla_cores": 0, "not_on_dla": (), "cuda": None, **behaviour},
+        **{**_DEFAULTS, **behaviour},
         config=None,
         network_flags=0,
         version=version,
@@ -79,6 +97,8 @@ def _guarded(behaviour: type, name: str, members: set[str], world: Any) -> type:
 
 def _fail(world: Any, logger: Any) -> None:
     severity = world.module.ILogger.Severity
+    for line in world.warns:
+        logger.log(severity.WARNING, line)
     for line in world.says:
         logger.log(severity.ERROR, line)
 
@@ -91,7 +111,7 @@ class _ILogger:
 
 class _Builder:
     def __init__(self, logger: Any) -> None:
-        self._logger = logger
+        self._logger = self._world.logger = logger
         if "builder" in self._world.fails:
             _fail(self._world, logger)
             raise TypeError("pybind11::init(): factory function returned nullptr")
@@ -115,9 +135,15 @@ class _Builder:
         monitor = getattr(config, "progress_monitor", None)
         if monitor is not None:
             monitor.phase_start("Building", None, 2)
-            if not (monitor.step_complete("Building", 0) and monitor.step_complete("Building", 1)):
+        for step in range(2):
+            if self._world.before_step is not None:
+                self._world.before_step()
+            if monitor is not None and not monitor.step_complete("Building", step):
                 return None
+        if monitor is not None:
             monitor.phase_finish("Building")
+        if self._world.raises is not None:
+            raise self._world.raises
         if "build" in self._world.fails:
             _fail(self._world, self._logger)
             return None
@@ -173,7 +199,7 @@ class _ParserError:
         return self._operator
 
     def desc(self) -> str:
-        return "no importer for it"
+        return str(self._world.rejecting)
 
 
 class _IBuilderConfig:
@@ -204,7 +230,9 @@ class _IBuilderConfig:
 
     def set_timing_cache(self, cache: Any, ignore_mismatch: bool) -> bool:
         if cache.data not in (b"", CACHE_OF_THIS_DEVICE):
-            return False
+            for line in self._world.on_unfit_timings:
+                self._world.logger.log(self._world.module.ILogger.Severity.ERROR, line)
+            return bool(self._world.on_unfit_timings)
         self._cache = cache
         return True
 
@@ -223,6 +251,9 @@ class _IOptimizationProfile:
 class _Runtime:
     def __init__(self, logger: Any) -> None:
         self._logger = logger
+        if "runtime" in self._world.fails:
+            _fail(self._world, logger)
+            raise TypeError("pybind11::init(): factory function returned nullptr")
 
     DLA_core: int | None = None
 
