@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -79,11 +80,15 @@ from tests.fake_device import module_of
 sys.modules[__name__] = module_of(json.loads(Path({facts!r}).read_text()))
 """
 _CUDA = """\
+import json
 import sys
+from pathlib import Path
 
-from tests.fake_cuda import FakeBindings
+from tests.fake_cuda import Code, FakeBindings
 
 sys.modules[__name__] = FakeBindings()
+refuses = json.loads(Path({facts!r}).read_text())["refuses"]
+sys.modules[__name__].refuses = {{name: Code(code) for name, code in refuses.items()}}
 """
 
 
@@ -100,19 +105,22 @@ class FakeDevice:
         self.set()
         facts = str(self._facts)
         self._write("sitecustomize.py", _START.format(facts=facts))
-        self._write("tensorrt/__init__.py", _TENSORRT.format(facts=facts))
+        if self.distributions:
+            self._write("tensorrt/__init__.py", _TENSORRT.format(facts=facts))
         self._write("cuda/__init__.py", "")
         self._write("cuda/bindings/__init__.py", "")
-        self._write("cuda/bindings/driver.py", _CUDA)
+        self._write("cuda/bindings/driver.py", _CUDA.format(facts=facts))
         for name in self.distributions:
             told = f"Metadata-Version: 2.1\nName: {name}\nVersion: {self.version}\n"
             self._write(f"{name.replace('-', '_')}-{self.version}.dist-info/METADATA", told)
 
     def set(self, **behaviour: Any) -> None:
         """What TensorRT does from now on: see fake_tensorrt; `blocks` is a file that a build writes before it waits for
-        ever in its first step, as TensorRT does: without looking at signals.
+        ever in its first step, as TensorRT does: without looking at signals; `refuses` are calls of CUDA, with the code
+        that each gives.
         """
-        facts = {"version": self.version, "gpu": dict(self.gpu), "behaviour": behaviour}
+        refuses = behaviour.pop("refuses", {})
+        facts = {"version": self.version, "gpu": dict(self.gpu), "refuses": refuses, "behaviour": behaviour}
         self._write(self._facts.name, json.dumps(facts))
 
     def environment(self, **more: str) -> dict[str, str]:
@@ -124,6 +132,16 @@ class FakeDevice:
             "ENGINEWRIGHT_CACHE": str(self.folder / "cache"),
             **more,
         }
+
+    def processes(self) -> list[int]:
+        """The processes of this machine that still run."""
+        mark = f"ENGINEWRIGHT_CACHE={self.folder / 'cache'}".encode()
+        found = []
+        for path in Path("/proc").glob("[0-9]*/environ"):
+            with suppress(OSError):  # it ended meanwhile
+                if mark in path.read_bytes().split(b"\0"):
+                    found.append(int(path.parent.name))
+        return found
 
     @property
     def _facts(self) -> Path:
