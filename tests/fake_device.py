@@ -129,6 +129,7 @@ class FakeDevice:
             **{name: value for name, value in os.environ.items() if name != "CUDA_VISIBLE_DEVICES"},
             "PYTHONPATH": os.pathsep.join(map(str, paths)),
             "PYTHONDONTWRITEBYTECODE": "1",
+            "ORT_DISABLE_TELEMETRY": "1",  # it computes for the fake, and would write into the temporary folder
             "ENGINEWRIGHT_CACHE": str(self.folder / "cache"),
             **more,
         }

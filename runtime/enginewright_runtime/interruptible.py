@@ -28,17 +28,21 @@ def in_a_thread(work: Callable[[], T], *, cancel: Callable[[], None]) -> T:
             found.append(work())
         except BaseException as error:  # raised again below, in the thread that asked
             raised.append(error)
+        finally:
+            ended.set()
 
+    # Not Thread.join: once interrupted, it takes the thread for ended (Python 3.11, bpo-45274).
+    ended = threading.Event()
     thread = threading.Thread(target=run, name="enginewright build", daemon=True)
     with killed_by_signals(signal.SIGTERM):
         try:
             thread.start()
-            thread.join()
+            ended.wait()
         except KeyboardInterrupt:
             with killed_by_signals():
                 cancel()
                 if thread.ident is not None:
-                    thread.join()
+                    ended.wait()
             raise
     if raised:
         raise raised[0]
