@@ -46,6 +46,8 @@ class FakeBindings:
                 found = answer(*arguments)
             except MemoryError:
                 return (Code.CUDA_ERROR_OUT_OF_MEMORY, None)
+            if isinstance(found, tuple):
+                return (Code.CUDA_SUCCESS, *found)
             return (Code.CUDA_SUCCESS,) if found is None else (Code.CUDA_SUCCESS, found)
 
         return call
@@ -73,16 +75,22 @@ class FakeBindings:
     def _drop(self, handle: int) -> None:
         del self.live[handle]
 
+    def _cuMemGetInfo(self) -> tuple[int, int]:
+        taken = sum(ctypes.sizeof(what) for what in self.live.values() if isinstance(what, ctypes.Array))
+        return self.limit_bytes - taken, self.limit_bytes
+
     def _cuInit(self, flags: int) -> None: ...
     def _cuDeviceGet(self, index: int) -> int:
         return index
 
     def _cuDevicePrimaryCtxRetain(self, device: int) -> str:
-        self.live[-1] = "context"
+        self.live[-1] = self.live.get(-1, 0) + 1  # it is counted how often it was retained
         return "context"
 
     def _cuDevicePrimaryCtxRelease(self, device: int) -> None:
-        self._drop(-1)
+        self.live[-1] -= 1
+        if not self.live[-1]:
+            self._drop(-1)
 
     def _cuCtxSetCurrent(self, context: str) -> None: ...
     def _cuStreamCreate(self, flags: int) -> int:
@@ -188,6 +196,9 @@ class FakePyCuda:
                 return base
 
         return array.view(Locked)
+
+    def mem_get_info(self) -> tuple[int, int]:
+        return self._bindings._cuMemGetInfo()
 
     def memcpy_htod_async(self, device: int, host: Any, stream: Any) -> None:
         ctypes.memmove(device, host.ctypes.data, host.nbytes)
