@@ -6,6 +6,7 @@ The named tensors (set_input_shape, set_tensor_address, execute_async_v3) are th
 from __future__ import annotations
 
 import itertools
+import os
 import statistics
 import threading
 import time
@@ -19,6 +20,7 @@ import numpy as np
 from enginewright_runtime.backends.protocol import Array
 from enginewright_runtime.errors import EngineError
 from enginewright_runtime.manifest import TensorSpec
+from enginewright_runtime.sysfs import read_resident_bytes
 from enginewright_runtime.tensorrt.cuda import Cuda, HostBuffer, open_cuda
 from enginewright_runtime.tensorrt.device import Device
 from enginewright_runtime.tensorrt.engine_layers import EngineLayer, layers_from_inspector
@@ -59,9 +61,22 @@ class _Tensor:
         self.view = self.host.array[: self.size].view(self.dtype).reshape(shape)
 
 
+@dataclass(frozen=True)
+class _Memory:
+    """Bytes: free on the GPU, and resident in this process."""
+
+    free: int
+    resident: int
+
+    @classmethod
+    def now(cls, cuda: Cuda) -> _Memory:
+        return cls(cuda.free_bytes(), read_resident_bytes(os.getpid()) or 0)
+
+
 def open_engine(library: Library, engine: bytes, settings: Settings, device: Device) -> TensorRTEngine:
     """Deserialize an engine that was verified. Raises EngineError with TensorRT's own words."""
     cuda = open_cuda()
+    before = _Memory.now(cuda)
     log = new_log(library)
     runtime = library.trt.Runtime(log)
     if runtime is None:
@@ -74,7 +89,7 @@ def open_engine(library: Library, engine: bytes, settings: Settings, device: Dev
     context = loaded.create_execution_context()
     if context is None:
         raise failure(library, log, "could not create an execution context")
-    return TensorRTEngine(library, cuda, (log, runtime, loaded, context), settings, in_place=device.integrated)
+    return TensorRTEngine(library, cuda, (log, runtime, loaded, context), settings, before, in_place=device.integrated)
 
 
 class TensorRTEngine:
@@ -84,9 +99,17 @@ class TensorRTEngine:
     """
 
     def __init__(
-        self, library: Library, cuda: Cuda, parts: tuple[Any, Any, Any, Any], settings: Settings, *, in_place: bool
+        self,
+        library: Library,
+        cuda: Cuda,
+        parts: tuple[Any, Any, Any, Any],
+        settings: Settings,
+        before: _Memory,
+        *,
+        in_place: bool,
     ) -> None:
         self._library, self._cuda, self._in_place = library, cuda, in_place
+        self._before = before
         self._log, self._runtime, self._engine, self._context = parts
         self._graphs: dict[tuple[Shape, ...], int] | None = {} if settings.cuda_graph else None
         self._lock = threading.Lock()
@@ -174,6 +197,16 @@ class TensorRTEngine:
             return layers_from_inspector(inspector.get_engine_information(kind))
         except (ValueError, KeyError, TypeError) as error:
             raise EngineError(f"{self._library.kind.title} does not describe the engine's layers: {error}") from error
+
+    def gpu_bytes(self) -> int:
+        """What opening it and its inferences so far took of the GPU's memory, by the driver's own count; see OpenEngine.
+
+        Others who take or free memory there meanwhile are counted too. A GPU that shares the processor's memory counts what
+        the process has resident: that is left out.
+        """
+        now = _Memory.now(self._cuda)
+        grown = now.resident - self._before.resident if self._in_place else 0
+        return max(0, self._before.free - now.free - grown)
 
     def close(self) -> None:
         """Free the engine and its memory; see OpenEngine."""

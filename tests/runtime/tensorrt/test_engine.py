@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from tests.fake_cuda import FakeBindings
 from tests.runtime.tensorrt.conftest import H200, ORIN
 from tests.runtime.tiny_bundle import WEIGHTS, tiny_model
 
@@ -256,3 +257,25 @@ def test_timing_takes_its_events_once_and_gives_them_back(install: Any) -> None:
     assert cuda.calls.count("cuEventCreate") == 4
     engine.close()
     assert cuda.live == {}
+
+
+def test_the_memory_that_it_took_on_the_gpu_is_told(install: Any) -> None:
+    install("10.3.0")
+    engine = opened()
+    assert (
+        engine.gpu_bytes() == 8 * (4 + 3) * 4
+    )  # inputs and outputs of the largest batch; a fake engine has no weights
+
+
+def test_of_a_gpu_that_shares_its_memory_what_is_resident_does_not_count_twice(
+    install: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    install("10.3.0", on=ORIN)
+    from enginewright_runtime.tensorrt import engine as module
+
+    free, resident = iter([900, 500, 500]), iter([100, 250, 600])
+    monkeypatch.setattr(FakeBindings, "_cuMemGetInfo", lambda self: (next(free), 1 << 30))
+    monkeypatch.setattr(module, "read_resident_bytes", lambda pid: next(resident))
+    engine = opened()
+    assert engine.gpu_bytes() == 400 - 150
+    assert engine.gpu_bytes() == 0  # more has become resident than was taken: others gave memory back
