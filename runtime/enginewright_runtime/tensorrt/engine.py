@@ -10,10 +10,11 @@ import os
 import statistics
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from math import prod
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 
@@ -30,7 +31,8 @@ from enginewright_runtime.tensorrt.settings import Settings
 
 __all__ = ["TensorRTEngine", "open_engine"]
 
-Shape = tuple[int, ...]
+Shape: TypeAlias = "tuple[int, ...]"
+_Graphs: TypeAlias = "dict[tuple[str, tuple[Shape, ...]], int]"  # by the part of an inference and the inputs' shapes
 _DTYPES = {
     "FLOAT": "float32",
     "HALF": "float16",
@@ -111,7 +113,7 @@ class TensorRTEngine:
         self._library, self._cuda, self._in_place = library, cuda, in_place
         self._before = before
         self._log, self._runtime, self._engine, self._context = parts
-        self._graphs: dict[tuple[Shape, ...], int] | None = {} if settings.cuda_graph else None
+        self._graphs: _Graphs | None = {} if settings.cuda_graph else None
         self._lock = threading.Lock()
         self._stream = cuda.new_stream()
         self._marks: list[int] = []
@@ -142,24 +144,32 @@ class TensorRTEngine:
                 np.copyto(into, tensor.view)
 
     @property
+    def captures(self) -> bool:
+        """Whether inferences are captured into CUDA graphs."""
+        return self._graphs is not None
+
+    @property
     def transfers(self) -> bool:
         """Whether inputs and outputs are copied to the GPU and back."""
         return not self._in_place
 
     def time_once(self, inputs: Mapping[str, Array]) -> tuple[int, int, int, int]:
-        """One inference without a graph, timed on the GPU: nanoseconds of the copies in, the computation, the copies out,
-        and of the processor while it enqueued the computation.
+        """One inference timed on the GPU: nanoseconds of the copies in, the computation, the copies out, and of the processor
+        while it enqueued the computation. Where the engine has graphs, the computation is one, and the copies are not in it.
         """
         with self._lock:
             self._ready(inputs)
             if not self._marks:
                 self._marks = [self._cuda.new_event() for _ in range(4)]
             started, entered, left, ended = self._marks
+            compute = self._compute
+            if self._graphs is not None:
+                compute = partial(self._cuda.launch, self._graph(self._graphs, "compute", self._compute), self._stream)
             self._cuda.record(started, self._stream)
             self._copy_in()
             self._cuda.record(entered, self._stream)
             before = time.perf_counter_ns()
-            self._compute()
+            compute()
             enqueued = time.perf_counter_ns() - before
             self._cuda.record(left, self._stream)
             self._copy_out()
@@ -226,7 +236,7 @@ class TensorRTEngine:
         if self._graphs is None:
             self._enqueue()
         else:
-            self._cuda.launch(self._graph(self._graphs), self._stream)
+            self._cuda.launch(self._graph(self._graphs, "all", self._enqueue), self._stream)
         self._cuda.wait(self._stream)
 
     def _ready(self, inputs: Mapping[str, Array]) -> None:
@@ -259,14 +269,16 @@ class TensorRTEngine:
             for tensor in self._outputs:
                 self._cuda.copy_out(tensor.host, tensor.device, tensor.size, self._stream)
 
-    def _graph(self, graphs: dict[tuple[Shape, ...], int]) -> int:
-        """The graph for the shapes of now. The first inference of a shape runs before it is captured, as TensorRT asks."""
-        shapes = tuple(tensor.shape for tensor in self._inputs)
-        if shapes not in graphs:
+    def _graph(self, graphs: _Graphs, part: str, enqueue: Callable[[], None]) -> int:
+        """The graph of a part of an inference for the shapes of now. The first inference of a shape runs before it is captured,
+        as TensorRT asks.
+        """
+        key = (part, tuple(tensor.shape for tensor in self._inputs))
+        if key not in graphs:
             self._enqueue()
             self._cuda.wait(self._stream)
-            graphs[shapes] = self._cuda.capture(self._stream, self._enqueue)
-        return graphs[shapes]
+            graphs[key] = self._cuda.capture(self._stream, enqueue)
+        return graphs[key]
 
     def _take_shapes(self, inputs: Mapping[str, Array]) -> None:
         """Tell TensorRT the shapes of all inputs, and learn those of the outputs."""

@@ -242,7 +242,7 @@ def test_needs_and_misfits_name_what_differs(install: Any) -> None:
 @pytest.mark.parametrize("through", ["cuda.bindings", "pycuda"])
 def test_an_inference_is_timed_between_events_around_its_three_parts(install: Any, through: str) -> None:
     install("10.3.0", through=through)
-    engine = opened(cuda_graph=True)
+    engine = opened()
     taken = engine.time_once({"x": sample(2)})
     assert taken[:3] == (250_000, 250_000, 250_000)
     assert taken[3] > 0
@@ -279,3 +279,18 @@ def test_of_a_gpu_that_shares_its_memory_what_is_resident_does_not_count_twice(
     engine = opened()
     assert engine.gpu_bytes() == 400 - 150
     assert engine.gpu_bytes() == 0  # more has become resident than was taken: others gave memory back
+
+
+def test_a_computation_is_timed_as_a_graph_of_its_own_without_the_copies(install: Any) -> None:
+    cuda = install("10.3.0").world.cuda
+    engine = opened(cuda_graph=True)
+    engine.run({"x": sample(1)})
+    engine.time_once({"x": sample(1)})
+    del cuda.calls[:]
+    engine.time_once({"x": sample(1)})
+    assert [name for name in cuda.calls if "Record" not in name and "Elapsed" not in name] == [
+        "cuMemcpyHtoDAsync",
+        "cuGraphLaunch",
+        "cuMemcpyDtoHAsync",
+        "cuStreamSynchronize",
+    ]
