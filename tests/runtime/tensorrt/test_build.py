@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +15,7 @@ from tests.runtime.tiny_bundle import tiny_model
 
 from enginewright_runtime.backends import backend
 from enginewright_runtime.errors import EngineError
+from enginewright_runtime.tensorrt import timing_cache
 from enginewright_runtime.tensorrt.build import Built
 from enginewright_runtime.tensorrt.header import read_header
 
@@ -215,6 +218,24 @@ def test_a_cache_that_cannot_be_used_costs_a_warning_and_not_the_engine(install:
         "the timings cannot be kept",
     ]
     assert world.config._cache.data == b""
+
+
+def test_a_disk_that_is_full_costs_the_timings_and_not_the_engine(
+    install: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    install("10.3.0")
+    build()
+    [kept] = (tmp_path / "cache").iterdir()
+    before = kept.read_bytes()
+
+    def full(path: Path, data: bytes) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(timing_cache, "write_file", full)
+    found = build()
+    assert found.engine
+    assert found.warnings == (f"the timings cannot be kept in {kept}: No space left on device",)
+    assert kept.read_bytes() == before
 
 
 def test_a_failed_build_leaves_the_timings_as_they_were(install: Any, tmp_path: Path) -> None:

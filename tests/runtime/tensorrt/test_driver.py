@@ -45,6 +45,7 @@ def test_it_is_a_reason_why_an_engine_does_not_run_here(install: Any) -> None:
     [
         ("12.2", {"tensorrt-cu12": "10.13.3"}),  # a driver of any release of CUDA 12 runs what was made for one of them
         ("13.0", {"tensorrt-cu12": "10.13.3"}),
+        ("12.6", {"tensorrt-cu12": "10.13.3", "tensorrt-cu13": "10.13.3"}),  # which of them is imported, nothing tells
         ("12.6", {}),  # from JetPack: its name tells nothing
     ],
 )
