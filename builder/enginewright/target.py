@@ -192,9 +192,17 @@ class Target:
         }
         return {name: value for name, value in wanted.items() if value is not None}
 
-    def needs(self) -> dict[str, Json]:
-        """What a device must be for this target's engine to be compiled on it."""
+    def needs(self) -> dict[str, str]:
+        """What a device must be for this target's engine to be compiled on it, and the mode that it is to be in.
+
+        An engine that is compiled ahead of time is for every card of its compute capability.
+        """
         known = {"machine": self.machine, "compute_capability": self.compute_capability}
+        if self.build == "device":
+            known["power_mode"] = self.power_mode
+            if self.on_gpu:
+                known["sm_count"] = None if self.sm_count is None else str(self.sm_count)
+                known["memory_gb"] = None if self.memory_gb is None else f"{self.memory_gb:g}"
         return {name: value for name, value in known.items() if value is not None}
 
     @property

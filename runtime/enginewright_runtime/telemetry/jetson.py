@@ -19,6 +19,8 @@ from enginewright_runtime.telemetry.reading import Reading, free_name
 _GPU = re.compile(r"[0-9a-f]+\.(gpu|gv11b|ga10b|gp10b)|gpu-gpc-[0-9]+")
 _UNCONNECTED = ("NC", "sum of shunt voltages")
 _MODE_LIMIT_S = 5.0
+MODES_FILE = Path("etc/nvpmodel.conf")  # a link to the file of this very board
+_MODE = re.compile(r"^<\s*POWER_MODEL\s+ID=(\d+)\s+NAME=(\S+)\s*>", flags=re.MULTILINE)
 
 Runs = Callable[[Sequence[str]], str]
 
@@ -58,6 +60,11 @@ def power_mode(run: Runs | None = None) -> str | None:
         return None
     found = re.search(r"^NV Power Mode:\s*(\S.*?)\s*$", said, flags=re.MULTILINE)
     return found[1] if found else None
+
+
+def power_modes(root: Path = Path("/")) -> dict[str, int]:
+    """The numbers of this board's power modes, by name, as nvpmodel's own file has them; none where it cannot be read."""
+    return {name: int(number) for number, name in _MODE.findall(read_text(root / MODES_FILE) or "")}
 
 
 def _rails(root: Path) -> dict[str, _Rail]:

@@ -12,7 +12,7 @@ import pytest
 from tests.runtime.telemetry.device_trees import device_tree
 
 from enginewright_runtime.telemetry import Reading, Telemetry
-from enginewright_runtime.telemetry.jetson import power_mode
+from enginewright_runtime.telemetry.jetson import power_mode, power_modes
 from enginewright_runtime.telemetry.nvml import LIBRARY, NvmlMissing, NvmlSensors
 from enginewright_runtime.telemetry.telemetry import reading_line
 
@@ -98,6 +98,19 @@ def test_where_nvpmodel_does_not_answer_there_is_no_power_mode(error: Exception)
         raise error
 
     assert power_mode(fails) is None
+
+
+def test_the_numbers_of_the_power_modes_are_those_of_the_board_s_own_file(tmp_path: Path) -> None:
+    assert power_modes(tmp_path) == {}
+    (tmp_path / "etc").mkdir()
+    (tmp_path / "etc/nvpmodel.conf").write_text(
+        "# < POWER_MODEL ID=9 NAME=an_example >\n"
+        "< PARAM TYPE=FILE NAME=CPU_ONLINE >\n"
+        "< POWER_MODEL ID=0 NAME=15W >\nCPU_ONLINE CORE_0 1\n\n"
+        "< POWER_MODEL ID=2 NAME=MAXN_SUPER >\n"
+        "< PM_CONFIG DEFAULT=1 >\n"
+    )
+    assert power_modes(tmp_path) == {"15W": 0, "MAXN_SUPER": 2}
 
 
 class Nvml:
