@@ -117,7 +117,8 @@ def test_the_engine_with_more_work_is_slower(measured: Measurement) -> None:
 def test_the_measurement_says_what_was_measured_how_and_where(measured: Measurement, engine: EngineToMeasure) -> None:
     assert measured.engines["engine"].sha256 == sha256_hex(engine.path.read_bytes())
     assert measured.engines["engine"].size_bytes == engine.path.stat().st_size
-    assert measured.host == fingerprint()
+    assert measured.host == fingerprint()  # and no GPU: these engines run on the processor
+    assert all(session.chunk_conditions == {} for session in measured.sessions)
     protocol = measured.protocol
     assert protocol.threads == {"reference": 1, "engine": 1}
     assert (protocol.caches, protocol.evicted_bytes) == ("warm", 0)
