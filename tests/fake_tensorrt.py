@@ -27,15 +27,26 @@ CACHE_OF_THIS_DEVICE = b"timings of this device"
 
 def fake_tensorrt(version: str, **behaviour: Any) -> Any:
     """The module. `behaviour`: `says` are lines that its log gets when it fails, `fails` what gives None; `rejects`:
-    operators that its parser lacks; `dla_cores`, and `not_on_dla`: names of layers; `cuda`: see tests/fake_cuda.py.
+    operators that its parser lacks; `dla_cores`, and `not_on_dla`: names of layers; `cuda`: see tests/fake_cuda.py;
+    `layers`: by a node that a network has, what the inspector says of its engine's layers, and the `ms` of each.
     """
     recorded = json.loads((NAMES / f"{version}.json").read_text())
     module = ModuleType("tensorrt")
     module.__version__ = version  # type: ignore[attr-defined]
     module.world = SimpleNamespace(  # type: ignore[attr-defined]
-        **{"says": (), "fails": (), "rejects": (), "dla_cores": 0, "not_on_dla": (), "cuda": None, **behaviour},
+        **{
+            "says": (),
+            "fails": (),
+            "rejects": (),
+            "dla_cores": 0,
+            "not_on_dla": (),
+            "cuda": None,
+            "layers": {},
+            **behaviour,
+        },
         config=None,
         network_flags=0,
+        parser_flags=[],
         version=version,
         module=module,
     )
@@ -144,6 +155,9 @@ class _OnnxParser:
         self._network = network
         self._errors: list[Any] = []
 
+    def set_flag(self, flag: Any) -> None:
+        self._world.parser_flags.append(flag.name)
+
     def parse(self, model: bytes) -> bool:
         self._network._model = model
         for index, (name, operator) in enumerate(node_names(model)):
@@ -184,7 +198,7 @@ class _IBuilderConfig:
         self._cache: Any = None
 
     builder_optimization_level: int | None = None
-    profiling_verbosity = default_device_type = DLA_core = progress_monitor = None
+    profiling_verbosity = default_device_type = DLA_core = progress_monitor = int8_calibrator = None
 
     def set_flag(self, flag: Any) -> None:
         self._flags.append(flag.name)
@@ -195,6 +209,10 @@ class _IBuilderConfig:
     def add_optimization_profile(self, profile: Any) -> int:
         self._profiles.append(profile)
         return len(self._profiles) - 1
+
+    def set_calibration_profile(self, profile: Any) -> bool:
+        self._calibration_profile = profile
+        return True
 
     def can_run_on_DLA(self, layer: Any) -> bool:
         return layer.name not in self._world.not_on_dla
@@ -267,20 +285,29 @@ class _ICudaEngine:
     def create_engine_inspector(self) -> Any:
         return self._world.module.EngineInspector()
 
+    def _layers(self) -> Any:
+        nodes = {name for name, _ in node_names(self._model)}
+        return next((layers for node, layers in self._world.layers.items() if node in nodes), [_LAYER])
+
+
+_LAYER = {
+    "Name": "conv1 + relu1",
+    "LayerType": "CaskConvolution",
+    "Inputs": [{"Name": "x", "Format/Datatype": "Thirty-two wide channel vectorized row major Int8 format"}],
+    "Outputs": [{"Name": "y", "Format/Datatype": "Row major linear FP16 format"}],
+    "Metadata": "[ONNX Layer: conv1]\x1e[ONNX Layer: relu1]",
+    "ms": 0.2,
+}
+
 
 class _EngineInspector:
-    execution_context = None
+    execution_context: Any = None
 
     def get_engine_information(self, format: Any) -> str:
         assert format.name == "JSON"
-        layer = {
-            "Name": "conv1 + relu1",
-            "LayerType": "CaskConvolution",
-            "Inputs": [{"Name": "x", "Format/Datatype": "Thirty-two wide channel vectorized row major Int8 format"}],
-            "Outputs": [{"Name": "y", "Format/Datatype": "Row major linear FP16 format"}],
-            "Metadata": "[ONNX Layer: conv1]\x1e[ONNX Layer: relu1]",
-        }
-        return json.dumps({"Layers": [layer], "Bindings": []})
+        layers = self.execution_context._engine._layers()
+        told = [{key: value for key, value in layer.items() if key != "ms"} for layer in layers]
+        return json.dumps({"Layers": told, "Bindings": []})
 
 
 class _IExecutionContext:
@@ -313,7 +340,12 @@ class _IExecutionContext:
         self._world.cuda.enqueue(self._execute)
         return True
 
+    profiler: Any = None
+
     def _execute(self) -> None:
+        if self.profiler is not None:
+            for layer in self._engine._layers():
+                self.profiler.report_layer_time(layer["Name"], layer["ms"])
         specs = self._engine._specs
         feed = {name: self._array(specs[name], shape) for name, shape in self._shapes.items()}
         outputs = [name for name in specs if name not in feed]
@@ -331,6 +363,14 @@ class _IProgressMonitor:
     def __init__(self) -> None: ...
 
 
+class _IProfiler:
+    def __init__(self) -> None: ...
+
+
+class _IInt8EntropyCalibrator2:
+    def __init__(self) -> None: ...
+
+
 _BEHAVIOUR: dict[str, type] = {
     "ILogger": _ILogger,
     "Builder": _Builder,
@@ -344,4 +384,6 @@ _BEHAVIOUR: dict[str, type] = {
     "EngineInspector": _EngineInspector,
     "IExecutionContext": _IExecutionContext,
     "IProgressMonitor": _IProgressMonitor,
+    "IProfiler": _IProfiler,
+    "IInt8EntropyCalibrator2": _IInt8EntropyCalibrator2,
 }

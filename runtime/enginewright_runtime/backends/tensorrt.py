@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from typing import TYPE_CHECKING
 
-from enginewright_runtime.backends.protocol import OpenEngine
 from enginewright_runtime.canonical import Json
 from enginewright_runtime.errors import EngineError
 from enginewright_runtime.host import machine
@@ -16,6 +16,9 @@ from enginewright_runtime.tensorrt.identity import why_other_sms
 from enginewright_runtime.tensorrt.library import KINDS, installed_version, load
 from enginewright_runtime.tensorrt.settings import Settings
 from enginewright_runtime.tensorrt.timing_cache import cache_path
+
+if TYPE_CHECKING:
+    from enginewright_runtime.tensorrt.engine import TensorRTEngine
 
 
 class TensorRT:
@@ -91,16 +94,23 @@ class TensorRT:
         """Build an engine; see Backend."""
         return self.build(model, settings).engine
 
-    def build(self, model: bytes, settings: Mapping[str, Json], *, on_phase: OnPhase | None = None) -> Built:
+    def build(
+        self,
+        model: bytes,
+        settings: Mapping[str, Json],
+        *,
+        calibration: bytes | None = None,
+        on_phase: OnPhase | None = None,
+    ) -> Built:
         """Build an engine, with what the build had to say; the timings of its kernels are kept for the next build."""
         parsed = Settings.parse(settings)
         library = load(self.name)
         fingerprint = self.fingerprint(self.requires(settings))
         # Without the device nothing is timed, and there is nothing to keep.
         timings = None if self.ahead_of_time else cache_path(fingerprint)
-        return build(library, model, parsed, timings=timings, on_phase=on_phase)
+        return build(library, model, parsed, timings=timings, calibration=calibration, on_phase=on_phase)
 
-    def open(self, engine: bytes, settings: Mapping[str, Json]) -> OpenEngine:
+    def open(self, engine: bytes, settings: Mapping[str, Json]) -> TensorRTEngine:
         """Load an engine that was verified; see Backend. Whatever does not fit is refused before it is deserialized."""
         parsed = Settings.parse(settings)
         header = read_header(engine)

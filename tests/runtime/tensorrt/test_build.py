@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 from onnx import TensorProto, helper
 from tests.runtime.tensorrt.conftest import ORIN
+from tests.runtime.tensorrt.networks import product
 from tests.runtime.tiny_bundle import tiny_model
 
 from enginewright_runtime.backends import backend
@@ -46,7 +47,7 @@ def test_every_version_builds_and_its_header_tells_it(install: Any, version: str
 
 def test_precisions_are_flags_up_to_10_and_the_networks_types_from_11(install: Any, version: str) -> None:
     world = install(version).world
-    build()
+    build(product(quantized=True))
     flags = set(world.config._flags)
     creation = world.module.NetworkDefinitionCreationFlag
     if version.startswith("11"):
@@ -59,8 +60,14 @@ def test_precisions_are_flags_up_to_10_and_the_networks_types_from_11(install: A
 
 def test_float32_leaves_out_the_flag_of_float16(install: Any) -> None:
     world = install("10.3.0").world
-    build(precision="float32")
+    build(product(quantized=True), precision="float32")
     assert world.config._flags == ["INT8"]
+
+
+def test_a_network_without_pairs_is_not_given_int8_for_tensorrt_would_ask_for_a_calibrator(install: Any) -> None:
+    world = install("8.6.1").world
+    build(product(quantized=False))
+    assert world.config._flags == ["FP16"]
 
 
 def test_limits_and_the_level_reach_the_builder_by_name(install: Any, version: str) -> None:
@@ -190,6 +197,43 @@ def test_layers_that_do_not_fit_the_dla_are_named(install: Any, version: str) ->
     assert world.config.default_device_type.name == "DLA"
     assert world.config.DLA_core == 1
     assert "GPU_FALLBACK" in world.config._flags
+
+
+CACHE = b"TRT-100300-EntropyCalibration2\nx: 3eaaaaab\n"
+
+
+def test_up_to_10_a_dla_gets_its_scales_from_the_cache_and_the_builder_its_own_version(
+    install: Any, version: str
+) -> None:
+    world = install(version, on=ORIN, dla_cores=2).world
+    chosen: Any = backend("tensorrt")
+    settings = {"sizes": {"batch": [1, 1, 1]}, "dla_core": 0}
+    if version.startswith("11"):
+        with pytest.raises(EngineError, match=r"TensorRT 11\.4\.0 takes no calibration cache"):
+            chosen.build(product(quantized=False), settings, calibration=CACHE)
+        return
+    chosen.build(product(quantized=False), settings, calibration=CACHE)
+    assert {"INT8", "FP16", "GPU_FALLBACK"} <= set(world.config._flags)
+    given = world.config.int8_calibrator.read_calibration_cache().decode()
+    own = {"8.6.1": "8601", "10.3.0": "100300", "10.13.3": "101303"}[version]
+    assert given == f"TRT-{own}-EntropyCalibration2\nx: 3eaaaaab\n"
+    assert world.config.int8_calibrator.get_batch(["x"]) is None
+    assert world.config._calibration_profile is world.config._profiles[0]
+
+
+def test_what_is_no_calibration_cache_is_refused(install: Any) -> None:
+    install("10.3.0", on=ORIN, dla_cores=2)
+    chosen: Any = backend("tensorrt")
+    with pytest.raises(EngineError, match="the calibration cache does not begin as TensorRT's do"):
+        chosen.build(product(quantized=False), {"sizes": SIZES, "dla_core": 0}, calibration=b"x: 3eaaaaab\n")
+
+
+def test_a_parser_that_can_is_told_that_the_network_is_for_a_dla(install: Any) -> None:
+    world = install("11.4.0", on=ORIN, dla_cores=2).world
+    build(product(quantized=True), dla_core=0)
+    assert world.parser_flags == ["ADJUST_FOR_DLA"]
+    build(product(quantized=True))
+    assert world.parser_flags == ["ADJUST_FOR_DLA"]
 
 
 def test_a_dla_that_is_not_there_is_refused(install: Any) -> None:
