@@ -17,6 +17,7 @@ from enginewright_runtime.exit_codes import ExitCode
 from enginewright_runtime.manifest import EngineEntry
 from enginewright_runtime.measure import measure
 from enginewright_runtime.measurement import Measurement, Protocol, pooled_ns
+from enginewright_runtime.paired import disturbed_rounds
 
 
 def bench_latency(
@@ -74,6 +75,7 @@ def measurement_lines(bundle: Bundle, entry: EngineEntry, measurement: Measureme
         f"  threads {protocol.threads['engine']}, {_caches(protocol)}, {protocol.clock} clock, "
         f"peak memory {measurement.peak_rss_bytes('engine') / (1 << 20):.1f} MiB with the libraries"
     )
+    lines += filter(None, [disturbed_line(measurement)])
     unsettled = sum(not session.warm_up["engine"].settled for session in measurement.sessions)
     if unsettled:
         lines.append(f"  in {unsettled} of the processes the latency never became steady while warming up")
@@ -83,6 +85,17 @@ def measurement_lines(bundle: Bundle, entry: EngineEntry, measurement: Measureme
 def finding_lines(findings: Sequence[Finding]) -> list[str]:
     """A line for each budget."""
     return [f"{finding.verdict.value:12} {finding.sentence}" for finding in findings]
+
+
+def disturbed_line(measurement: Measurement) -> str:
+    """In how many chunks clocks changed, which are read where the engine runs on a GPU; empty where they were not. No
+    sample is left out for it.
+    """
+    if not any(session.chunk_conditions for session in measurement.sessions):
+        return ""
+    chunks = measurement.protocol.rounds
+    found = sum(len(disturbed_rounds(session, ["engine"], chunks)) for session in measurement.sessions)
+    return f"  clocks changed or were throttled in {found} of {chunks * len(measurement.sessions)} chunks"
 
 
 def _verdict_line(findings: Sequence[Finding] | None) -> str:
