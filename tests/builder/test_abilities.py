@@ -9,6 +9,8 @@ import pytest
 from tests.runtime.power_modes import board as board
 
 from enginewright.abilities import Ability, ability
+from enginewright.errors import StepFailed
+from enginewright.hosts import host_facts, refuse_another_host
 from enginewright.target import Target, catalogue, load_target
 from enginewright_runtime.errors import BackendMissing
 from enginewright_runtime.host import machine
@@ -81,3 +83,20 @@ def test_in_another_power_mode_it_is_pending(board: Callable[..., None]) -> None
     board("MODE_30W")
     found = ability(ORIN)
     assert found.words == "pending: it is to be measured in the power mode MAXN, and MODE_30W is set"
+
+
+@pytest.mark.usefixtures("on_an_orin")
+def test_what_was_planned_in_one_power_mode_is_not_measured_in_another(board: Callable[..., None]) -> None:
+    board("MAXN")
+    planned = host_facts(ORIN).fingerprint
+    refuse_another_host(planned, "tensorrt")
+    with pytest.raises(StepFailed, match="planned on another host"):
+        refuse_another_host(planned, "onnxruntime")
+    board("MODE_30W")
+    with pytest.raises(StepFailed, match="planned on another host"):
+        refuse_another_host(planned, "tensorrt")
+
+
+def test_a_build_for_the_processor_knows_nothing_of_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("enginewright_runtime.backends.tensorrt.probe", None)
+    refuse_another_host(host_facts(load_target("cpu", catalogue(None))).fingerprint, "onnxruntime")

@@ -176,3 +176,15 @@ def test_an_engine_ahead_of_time_is_for_every_card_of_its_capability(tmp_path):
     more = 'compute_capability: "8.9"\nsm_count: 128\nmemory_gb: 24\n'
     (tmp_path / "van.yaml").write_text(GPU.format(backend="tensorrt_rtx", build="ahead", more=more))
     assert load_target("van", [tmp_path]).needs() == {"compute_capability": "8.9"}
+
+
+def test_the_target_of_another_mode_that_the_page_on_power_shows_loads(tmp_path):
+    page = (Path(__file__).parents[2] / "docs/power.md").read_text()
+    (tmp_path / "orin-30w.yaml").write_text(page.partition("```yaml\n")[2].partition("```")[0])
+    shown = load_target("orin-30w", [tmp_path])
+    assert shown.needs() == {
+        "machine": "aarch64",
+        "compute_capability": "8.7",
+        "power_mode": "MODE_30W",
+        "memory_gb": "64",
+    }

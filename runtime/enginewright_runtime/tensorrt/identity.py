@@ -1,6 +1,6 @@
 """Whether a GPU is the model that a target means: by its SMs and its memory. Pure.
 
-Boards of one family share their compute capability, and Jetsons their name too: each of them calls its GPU "Orin".
+Boards of one family share their compute capability, and a Jetson's name for its GPU does not tell them apart: "Orin".
 """
 
 from __future__ import annotations
