@@ -6,10 +6,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from enginewright_runtime.backends import Backend
+from enginewright_runtime.manifest import Manifest
 from enginewright_runtime.telemetry import jetson
 from enginewright_runtime.tensorrt.identity import FIGURES, other_model
 
-__all__ = ["Fit", "fit"]
+__all__ = ["Fit", "fit", "meant_power_mode"]
 
 POWER_MODE = "power_mode"
 
@@ -57,6 +58,11 @@ def fit(needs: Mapping[str, str], chosen: Backend, here: Mapping[str, str]) -> F
     if model:
         return Fit((model,), f"set a power mode that has all SMs, or {_ANOTHER_TARGET}")
     return Fit(warnings=_warnings(wanted_mode, found_mode))
+
+
+def meant_power_mode(manifest: Manifest) -> str | None:
+    """The power mode that the budgets of a bundle are of; None where its target named none."""
+    return next((mode for engine in manifest.pending if (mode := engine.requires.get(POWER_MODE))), None)
 
 
 def _how_to_set(mode: str) -> str:

@@ -5,7 +5,7 @@ Nothing is looked for where no engine runs on a GPU.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from enginewright_runtime.canonical import Json
@@ -14,7 +14,7 @@ from enginewright_runtime.host import fingerprint
 from enginewright_runtime.tensorrt.device import Device, NoDevice
 from enginewright_runtime.tensorrt.library import KINDS
 
-__all__ = ["fingerprint_for", "watched_gpu"]
+__all__ = ["fingerprint_for", "gpu_words", "watched_gpu"]
 
 _ROOT = Path("/")
 
@@ -35,6 +35,23 @@ def watched_gpu(backends: Iterable[str]) -> WatchedGpu | None:
     """
     device = _device() if _on_gpu(backends) else None
     return None if device is None else _watched(device)
+
+
+def gpu_words(host: Mapping[str, Json]) -> str:
+    """The GPU of a fingerprint for people; empty where it has none.
+
+    >>> gpu_words({"gpu": {"name": "Orin", "sm_count": 16, "power_mode": "MAXN", "clock_held": False}})
+    'Orin (16 SMs, power mode MAXN, clock not held)'
+    >>> gpu_words({"cores": 2})
+    ''
+    """
+    gpu = host.get("gpu")
+    if not isinstance(gpu, Mapping):
+        return ""
+    words = [f"{gpu.get('sm_count')} SMs"]
+    words += [f"power mode {gpu['power_mode'] or 'unknown'}"] if "power_mode" in gpu else []
+    words += ["clock held" if gpu["clock_held"] else "clock not held"] if gpu.get("clock_held") is not None else []
+    return f"{gpu.get('name')} ({', '.join(words)})"
 
 
 def _on_gpu(backends: Iterable[str]) -> bool:

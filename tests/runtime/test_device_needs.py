@@ -10,9 +10,11 @@ import pytest
 from tests.runtime.power_modes import board as board
 from tests.runtime.tensorrt.conftest import H200, ORIN
 from tests.runtime.tensorrt.conftest import install as install
+from tests.runtime.tiny_bundle import tiny_manifest
 
 from enginewright_runtime.backends import backend
-from enginewright_runtime.device_needs import Fit, fit
+from enginewright_runtime.device_needs import Fit, fit, meant_power_mode
+from enginewright_runtime.manifest import PendingEngine
 from enginewright_runtime.tensorrt.device import Device
 from enginewright_runtime.tensorrt.identity import other_model
 
@@ -135,3 +137,9 @@ def test_an_engine_of_the_processor_has_no_figures_of_a_gpu() -> None:
     chosen = backend("onnxruntime")
     found = fit({"sm_count": "16"}, chosen, chosen.requires())
     assert found.differences == ("it is for sm count 16, and this device has none",)
+
+
+def test_a_bundle_tells_the_power_mode_that_its_budgets_are_of() -> None:
+    assert meant_power_mode(tiny_manifest()) is None
+    waiting = PendingEngine("tensorrt", {}, {"power_mode": "MAXN"})
+    assert meant_power_mode(replace(tiny_manifest(), pending=(waiting,))) == "MAXN"

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import xml.etree.ElementTree as ElementTree
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 from enginewright.gate.result import Comparison, GateFinding, GateResult, shown
 from enginewright_runtime.budget import Verdict
-from enginewright_runtime.canonical import Json
+from enginewright_runtime.gpu import gpu_words
 
 __all__ = ["gate_annotations", "gate_junit", "gate_markdown", "gate_text"]
 
@@ -99,18 +99,11 @@ def _taken(comparison: Comparison) -> str:
 
 def _how(result: GateResult) -> str:
     minutes, seconds = divmod(round(result.seconds), 60)
+    gpu = f" and its {words}" if (words := gpu_words(result.host)) else ""
     return (
         f"profile {result.profile}, {result.samples} timed inferences of the candidate, {minutes} min {seconds} s, "
-        f"on {result.host.get('cpu')} with {result.host.get('cores')} cores{_gpu(result.host.get('gpu'))}"
+        f"on {result.host.get('cpu')} with {result.host.get('cores')} cores{gpu}"
     )
-
-
-def _gpu(gpu: Json) -> str:
-    """Where the engines ran on one, as " and its Orin (16 SMs, power mode MAXN)"."""
-    if not isinstance(gpu, Mapping):
-        return ""
-    mode = f", power mode {gpu['power_mode']}" if gpu.get("power_mode") else ""
-    return f" and its {gpu.get('name')} ({gpu.get('sm_count')} SMs{mode})"
 
 
 def _cell(text: str) -> str:

@@ -12,8 +12,10 @@ from enginewright_runtime.budget import Finding, judge, overall
 from enginewright_runtime.bundle import Bundle
 from enginewright_runtime.caches import Caches
 from enginewright_runtime.canonical import Json
+from enginewright_runtime.device_needs import meant_power_mode
 from enginewright_runtime.evidence import evidence_of
 from enginewright_runtime.exit_codes import ExitCode
+from enginewright_runtime.gpu import gpu_words
 from enginewright_runtime.manifest import EngineEntry
 from enginewright_runtime.measure import measure
 from enginewright_runtime.measurement import Measurement, Protocol, pooled_ns
@@ -24,7 +26,7 @@ def bench_latency(
     measured: Subject, *, sessions: int, caches: Caches, on_progress: Callable[[int, int], None]
 ) -> tuple[Answer, bytes]:
     """The answer, and the measurement file with all raw samples. There is a verdict where the caches are warm."""
-    sensors = Sensors()
+    sensors = Sensors(meant=meant_power_mode(measured.bundle.manifest))
     measurement = measure(
         {"engine": measured.engine}, measured.inputs, sessions=sessions, caches=caches, on_progress=on_progress
     )
@@ -75,6 +77,7 @@ def measurement_lines(bundle: Bundle, entry: EngineEntry, measurement: Measureme
         f"  threads {protocol.threads['engine']}, {_caches(protocol)}, {protocol.clock} clock, "
         f"peak memory {measurement.peak_rss_bytes('engine') / (1 << 20):.1f} MiB with the libraries"
     )
+    lines += [f"  GPU {gpu}"] if (gpu := gpu_words(measurement.host)) else []
     lines += filter(None, [disturbed_line(measurement)])
     unsettled = sum(not session.warm_up["engine"].settled for session in measurement.sessions)
     if unsettled:
