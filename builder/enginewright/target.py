@@ -126,7 +126,10 @@ class Target:
         },
     )
     sm_count: int | None = field(
-        default=None, metadata={RULE: Rule("streaming multiprocessors of its GPU", minimum=1, maximum=1000)}
+        default=None,
+        metadata={
+            RULE: Rule("streaming multiprocessors of its GPU that its power mode has on", minimum=1, maximum=1000)
+        },
     )
     memory_gb: float | None = field(default=None, metadata={RULE: _rate("memory, as its vendor counts it", "GB")})
     bandwidth_gb_s: float | None = field(default=None, metadata={RULE: _rate("memory bandwidth", "GB/s")})
