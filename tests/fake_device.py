@@ -43,6 +43,10 @@ class _Driver:
         name.value = _GPU["name"].encode()
         return 0
 
+    def cuDeviceGetPCIBusId(self, bus, size, handle):
+        bus.value = b"0000:65:00.0"
+        return 0
+
     def cuDeviceTotalMem_v2(self, memory, handle):
         memory._obj.value = _GPU["memory_gib"] << 30
         return 0

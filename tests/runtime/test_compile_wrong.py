@@ -21,7 +21,7 @@ from enginewright_runtime.bundle import read_bundle, write_bundle
 from enginewright_runtime.host import machine
 from enginewright_runtime.manifest import PendingEngine
 
-FINGERPRINT = f"tensorrt-10.3.0-sm90-{machine()}-nvidia-h200"
+FINGERPRINT = f"tensorrt-10.3.0-sm90-{machine()}-nvidia-h200-132sm"
 ON_H200 = PendingEngine(
     "tensorrt",
     {"sizes": {"batch": [1, 1, 4]}, "workspace_mib": 4096},
