@@ -42,6 +42,8 @@ class FakeBindings:
                 found = answer(*arguments)
             except MemoryError:
                 return (Code.CUDA_ERROR_OUT_OF_MEMORY, None)
+            if isinstance(found, tuple):
+                return (Code.CUDA_SUCCESS, *found)
             return (Code.CUDA_SUCCESS,) if found is None else (Code.CUDA_SUCCESS, found)
 
         return call
@@ -68,6 +70,10 @@ class FakeBindings:
 
     def _drop(self, handle: int) -> None:
         del self.live[handle]
+
+    def _cuMemGetInfo(self) -> tuple[int, int]:
+        taken = sum(ctypes.sizeof(what) for what in self.live.values() if isinstance(what, ctypes.Array))
+        return self.limit_bytes - taken, self.limit_bytes
 
     def _cuInit(self, flags: int) -> None: ...
     def _cuDeviceGet(self, index: int) -> int:
@@ -180,6 +186,9 @@ class FakePyCuda:
                 return base
 
         return array.view(Locked)
+
+    def mem_get_info(self) -> tuple[int, int]:
+        return self._bindings._cuMemGetInfo()
 
     def memcpy_htod_async(self, device: int, host: Any, stream: Any) -> None:
         ctypes.memmove(device, host.ctypes.data, host.nbytes)

@@ -12,6 +12,7 @@ from tests.runtime.tiny_bundle import WEIGHTS, tiny_model
 
 from enginewright_runtime.backends import backend
 from enginewright_runtime.errors import BackendMissing, EngineError
+from enginewright_runtime.tensorrt.cuda import open_cuda
 
 SETTINGS: dict[str, Any] = {"sizes": {"batch": [1, 1, 8]}}
 
@@ -75,6 +76,19 @@ def test_ten_thousand_inferences_take_no_memory_and_closing_gives_all_back(insta
     np.testing.assert_allclose(y, expected(x), rtol=1e-6)
     engine.close()
     assert cuda.live == {}
+
+
+@pytest.mark.parametrize("through", ["cuda.bindings", "pycuda"])
+def test_the_memory_that_an_open_engine_takes_on_the_gpu_can_be_seen(install: Any, through: str) -> None:
+    install("10.3.0", through=through)
+    cuda = open_cuda()
+    before = cuda.free_bytes()
+    engine = opened()
+    taken = before - cuda.free_bytes()
+    assert taken >= 8 * (4 + 3) * 4  # the largest batch of x and y in float32
+    engine.close()
+    assert cuda.free_bytes() == before
+    cuda.free()
 
 
 def test_a_captured_graph_is_launched_and_each_shape_has_its_own(install: Any, version: str) -> None:
