@@ -80,11 +80,13 @@ class FakeBindings:
         return index
 
     def _cuDevicePrimaryCtxRetain(self, device: int) -> str:
-        self.live[-1] = "context"
+        self.live[-1] = self.live.get(-1, 0) + 1  # the context is one, and each who retains it releases it
         return "context"
 
     def _cuDevicePrimaryCtxRelease(self, device: int) -> None:
-        self._drop(-1)
+        self.live[-1] -= 1
+        if not self.live[-1]:
+            self._drop(-1)
 
     def _cuCtxSetCurrent(self, context: str) -> None: ...
     def _cuStreamCreate(self, flags: int) -> int:
