@@ -193,7 +193,62 @@ class FakePyCuda:
         return self._bindings._cuMemGetInfo()
 
     def memcpy_htod_async(self, device: int, host: Any, stream: Any) -> None:
-        ctypes.memmove(device, host.ctypes.data, host.nbytes)
+        self._bindings.enqueue(lambda: ctypes.memmove(device, host.ctypes.data, host.nbytes) and None)
 
     def memcpy_dtoh_async(self, host: Any, device: int, stream: Any) -> None:
-        ctypes.memmove(host.ctypes.data, device, host.nbytes)
+        self._bindings.enqueue(lambda: ctypes.memmove(host.ctypes.data, device, host.nbytes) and None)
+
+
+class FakeDriver:
+    """The library libcuda.so.1 as ctypes gives it, for what is asked of it directly: the device, and graphs."""
+
+    def __init__(self, bindings: FakeBindings) -> None:
+        self._bindings = bindings
+
+    def cuInit(self, flags: int) -> int:
+        return 0
+
+    def cuDeviceGetCount(self, count: Any) -> int:
+        return _put(count, 1)
+
+    def cuDeviceGet(self, device: Any, index: int) -> int:
+        return _put(device, index)
+
+    def cuDeviceGetAttribute(self, value: Any, number: int, device: Any) -> int:
+        return _put(value, {16: 132, 75: 9, 76: 0}.get(number, 0))
+
+    def cuDeviceGetName(self, name: Any, size: int, device: Any) -> int:
+        name.value = b"NVIDIA Fake"
+        return 0
+
+    def cuDeviceTotalMem_v2(self, size: Any, device: Any) -> int:
+        return _put(size, self._bindings.limit_bytes)
+
+    def cuDriverGetVersion(self, version: Any) -> int:
+        return _put(version, 13000)
+
+    def cuStreamBeginCapture_v2(self, stream: Any, mode: int) -> int:
+        self._bindings._cuStreamBeginCapture(stream.value, "")
+        return 0
+
+    def cuStreamEndCapture(self, stream: Any, graph: Any) -> int:
+        return _put(graph, self._bindings._cuStreamEndCapture(stream.value))
+
+    def cuGraphInstantiateWithFlags(self, ready: Any, graph: Any, flags: Any) -> int:
+        return _put(ready, self._bindings._cuGraphInstantiate(graph.value, 0))
+
+    def cuGraphLaunch(self, graph: Any, stream: Any) -> int:
+        self._bindings._cuGraphLaunch(graph.value, stream.value)
+        return 0
+
+    def cuGraphDestroy(self, graph: Any) -> int:
+        self._bindings._drop(graph.value)
+        return 0
+
+    cuGraphExecDestroy = cuGraphDestroy
+
+
+def _put(reference: Any, value: int) -> int:
+    """What a function of the driver writes through a pointer that ctypes.byref made."""
+    reference._obj.value = value
+    return 0

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import ctypes
 import json
+import time
 import zlib
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
@@ -27,13 +28,23 @@ CACHE_OF_THIS_DEVICE = b"timings of this device"
 
 def fake_tensorrt(version: str, **behaviour: Any) -> Any:
     """The module. `behaviour`: `says` are lines that its log gets when it fails, `fails` what gives None; `rejects`:
-    operators that its parser lacks; `dla_cores`, and `not_on_dla`: names of layers; `cuda`: see tests/fake_cuda.py.
+    operators that its parser lacks; `dla_cores`, and `not_on_dla`: names of layers; `cuda`: see tests/fake_cuda.py;
+    `takes_s`: how long an inference takes, with Q/DQ pairs and without.
     """
     recorded = json.loads((NAMES / f"{version}.json").read_text())
     module = ModuleType("tensorrt")
     module.__version__ = version  # type: ignore[attr-defined]
     module.world = SimpleNamespace(  # type: ignore[attr-defined]
-        **{"says": (), "fails": (), "rejects": (), "dla_cores": 0, "not_on_dla": (), "cuda": None, **behaviour},
+        **{
+            "says": (),
+            "fails": (),
+            "rejects": (),
+            "dla_cores": 0,
+            "not_on_dla": (),
+            "cuda": None,
+            "takes_s": (0.0, 0.0),
+            **behaviour,
+        },
         config=None,
         network_flags=0,
         version=version,
@@ -314,6 +325,8 @@ class _IExecutionContext:
         return True
 
     def _execute(self) -> None:
+        if takes_s := self._world.takes_s[b"QuantizeLinear" not in self._engine._model]:
+            time.sleep(takes_s)
         specs = self._engine._specs
         feed = {name: self._array(specs[name], shape) for name, shape in self._shapes.items()}
         outputs = [name for name in specs if name not in feed]

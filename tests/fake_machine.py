@@ -1,0 +1,107 @@
+"""A machine with a GPU and TensorRT that are not there, for commands that run in processes of their own.
+
+`make_machine` writes a folder that, first on PYTHONPATH, is what an installation would be: the modules `tensorrt` (of a
+recorded version) and `pycuda.driver` or `cuda.bindings.driver`, TensorRT's distribution, and a `libcuda.so.1` that
+ctypes finds. All of them are the fakes of tests/fake_tensorrt.py and tests/fake_cuda.py.
+"""
+
+from __future__ import annotations
+
+import os
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from tests.fake_cuda import FakeBindings, FakeDriver, FakePyCuda
+
+__all__ = ["bindings", "driver", "make_machine", "pycuda", "tensorrt"]
+
+REPOSITORY = Path(__file__).parents[1]
+_GPU_BYTES = 1 << 30
+
+_FILES = {
+    "sitecustomize.py": """
+import ctypes
+from functools import wraps
+
+_real = ctypes.CDLL
+
+
+@wraps(_real)
+def opened(name, *arguments, **named):
+    if name == "libcuda.so.1":
+        from tests.fake_machine import driver
+        return driver()
+    return _real(name, *arguments, **named)
+
+
+ctypes.CDLL = opened
+""",
+    "tensorrt/__init__.py": """
+import sys
+from tests.fake_machine import tensorrt
+sys.modules[__name__] = tensorrt()
+""",
+}
+_THROUGH = {
+    "pycuda": {
+        "pycuda/__init__.py": "",
+        "pycuda/driver.py": """
+import sys
+from tests.fake_machine import pycuda
+sys.modules[__name__] = pycuda()
+""",
+    },
+    "cuda.bindings": {
+        "pycuda.py": "raise ImportError('there is none here')",
+        "cuda/__init__.py": "",
+        "cuda/bindings/__init__.py": "",
+        "cuda/bindings/driver.py": """
+import sys
+from tests.fake_machine import bindings
+sys.modules[__name__] = bindings()
+""",
+    },
+}
+
+
+def make_machine(
+    folder: Path, version: str, *, through: str = "pycuda", int8_ms: float = 0.0, float_ms: float = 0.0
+) -> dict[str, str]:
+    """The environment of a process on that machine; an inference takes so long there, with Q/DQ pairs and without."""
+    named = f"tensorrt-{version}.dist-info"
+    about = {f"{named}/METADATA": f"Metadata-Version: 2.1\nName: tensorrt\nVersion: {version}\n"}
+    for name, text in {**_FILES, **_THROUGH[through], **about}.items():
+        path = folder / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text.lstrip())
+    paths = [folder, REPOSITORY, REPOSITORY / "runtime", REPOSITORY / "builder"]
+    return {
+        **os.environ,
+        "PYTHONPATH": os.pathsep.join(map(str, paths)),
+        "PYTHONDONTWRITEBYTECODE": "1",
+        "FAKE_TENSORRT": version,
+        "FAKE_TIMES_MS": f"{int8_ms} {float_ms}",
+    }
+
+
+@cache
+def bindings() -> FakeBindings:
+    return FakeBindings(limit_bytes=_GPU_BYTES)
+
+
+@cache
+def pycuda() -> FakePyCuda:
+    return FakePyCuda(bindings())
+
+
+@cache
+def driver() -> Any:
+    return FakeDriver(bindings())
+
+
+def tensorrt() -> Any:
+    from tests.fake_tensorrt import fake_tensorrt
+
+    int8_ms, float_ms = map(float, os.environ["FAKE_TIMES_MS"].split())
+    return fake_tensorrt(os.environ["FAKE_TENSORRT"], cuda=bindings(), takes_s=(int8_ms / 1e3, float_ms / 1e3))
