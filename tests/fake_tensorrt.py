@@ -29,7 +29,8 @@ CACHE_OF_THIS_DEVICE = b"timings of this device"
 def fake_tensorrt(version: str, **behaviour: Any) -> Any:
     """The module. `behaviour`: `says` are lines that its log gets when it fails, `fails` what gives None; `rejects`:
     operators that its parser lacks; `dla_cores`, and `not_on_dla`: names of layers; `cuda`: see tests/fake_cuda.py;
-    `takes_s`: how long an inference takes, with Q/DQ pairs and without.
+    `takes_s`: how long an inference takes, with Q/DQ pairs and without;
+    `layers`: by a node that a network has, what the inspector says of its engine's layers, and the `ms` of each.
     """
     recorded = json.loads((NAMES / f"{version}.json").read_text())
     module = ModuleType("tensorrt")
@@ -43,6 +44,7 @@ def fake_tensorrt(version: str, **behaviour: Any) -> Any:
             "not_on_dla": (),
             "cuda": None,
             "takes_s": (0.0, 0.0),
+            "layers": {},
             **behaviour,
         },
         config=None,
@@ -278,20 +280,29 @@ class _ICudaEngine:
     def create_engine_inspector(self) -> Any:
         return self._world.module.EngineInspector()
 
+    def _layers(self) -> Any:
+        nodes = {name for name, _ in node_names(self._model)}
+        return next((layers for node, layers in self._world.layers.items() if node in nodes), [_LAYER])
+
+
+_LAYER = {
+    "Name": "conv1 + relu1",
+    "LayerType": "CaskConvolution",
+    "Inputs": [{"Name": "x", "Format/Datatype": "Thirty-two wide channel vectorized row major Int8 format"}],
+    "Outputs": [{"Name": "y", "Format/Datatype": "Row major linear FP16 format"}],
+    "Metadata": "[ONNX Layer: conv1]\x1e[ONNX Layer: relu1]",
+    "ms": 0.2,
+}
+
 
 class _EngineInspector:
-    execution_context = None
+    execution_context: Any = None
 
     def get_engine_information(self, format: Any) -> str:
         assert format.name == "JSON"
-        layer = {
-            "Name": "conv1 + relu1",
-            "LayerType": "CaskConvolution",
-            "Inputs": [{"Name": "x", "Format/Datatype": "Thirty-two wide channel vectorized row major Int8 format"}],
-            "Outputs": [{"Name": "y", "Format/Datatype": "Row major linear FP16 format"}],
-            "Metadata": "[ONNX Layer: conv1]\x1e[ONNX Layer: relu1]",
-        }
-        return json.dumps({"Layers": [layer], "Bindings": []})
+        layers = self.execution_context._engine._layers()
+        told = [{key: value for key, value in layer.items() if key != "ms"} for layer in layers]
+        return json.dumps({"Layers": told, "Bindings": []})
 
 
 class _IExecutionContext:
@@ -324,9 +335,14 @@ class _IExecutionContext:
         self._world.cuda.enqueue(self._execute)
         return True
 
+    profiler: Any = None
+
     def _execute(self) -> None:
         if takes_s := self._world.takes_s[b"QuantizeLinear" not in self._engine._model]:
             time.sleep(takes_s)
+        if self.profiler is not None:
+            for layer in self._engine._layers():
+                self.profiler.report_layer_time(layer["Name"], layer["ms"])
         specs = self._engine._specs
         feed = {name: self._array(specs[name], shape) for name, shape in self._shapes.items()}
         outputs = [name for name in specs if name not in feed]
@@ -344,6 +360,10 @@ class _IProgressMonitor:
     def __init__(self) -> None: ...
 
 
+class _IProfiler:
+    def __init__(self) -> None: ...
+
+
 _BEHAVIOUR: dict[str, type] = {
     "ILogger": _ILogger,
     "Builder": _Builder,
@@ -357,4 +377,5 @@ _BEHAVIOUR: dict[str, type] = {
     "EngineInspector": _EngineInspector,
     "IExecutionContext": _IExecutionContext,
     "IProgressMonitor": _IProgressMonitor,
+    "IProfiler": _IProfiler,
 }

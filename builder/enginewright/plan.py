@@ -73,6 +73,7 @@ class _Layout:
         self.steps: list[Step] = []
         self.student: Factory | None = None  # once the network is another than the recipe's
         self.learned: OutputOf | None = None  # the ranges of training with int8 simulated
+        self.unquantized: OutputOf | None = None  # the network that was quantized, without its pairs
         self.decided: dict[str, OutputOf] = {}  # what compression decided, for the report
         self.own = own_settings(recipe, target, host.dialect)
         self.used = twin_settings(target, host.dialect) if host.pending else self.own  # what runs here
@@ -128,16 +129,21 @@ class _Layout:
         inputs = {**packed, "twin": OutputOf(twin, "engine"), "twin_entry": OutputOf(twin, "entry")}
         settings = self.own.quantized if network.output == "quantized" else self.own.plain
         compiled_from = network
-        if self.target.on_gpu:  # the device's TensorRT may go by flags or by types: the bundle has a network for each
-            inputs["half"] = self._half("half", network)
-            compiled_from = inputs["half"] if typed_by_the_network(self.target, self.host.requires) else network
+        if self.target.on_gpu:
+            if self.unquantized is not None:  # int8 is measured beside it
+                inputs["unquantized"] = self._half("unquantized/half", self.unquantized)
+            if self.target.precision == "float16":
+                # The device's TensorRT may go by flags or by types: the bundle has a network for each.
+                inputs["half"] = self._half("half", network)
+                compiled_from = inputs["half"] if typed_by_the_network(self.target, self.host.requires) else network
         if self.host.checker and self.target.on_gpu:
             check: dict[str, Json] = {
                 "checker": self.host.checker,
                 "compute_capability": self.target.compute_capability,
                 "sizes": self.own.plain["sizes"],
             }
-            name = self._add("check", "check", check, {"network": compiled_from, "layers": packed["layers"]})
+            others = {name: inputs[name] for name in ("unquantized",) if name in inputs}
+            name = self._add("check", "check", check, {"network": compiled_from, "layers": packed["layers"], **others})
             inputs["structure"] = OutputOf(name, "structure")
         if self.host.requires:
             compiled: dict[str, Json] = {
@@ -278,6 +284,7 @@ class _Layout:
         if quantize.equalize:
             equalized = self._add("equalize", "equalize", {"model": signature_of(self.recipe)}, {"network": network})
             network = OutputOf(equalized, "network")
+        self.unquantized = network
         kept = [] if quantize.keep_float == "auto" else list(quantize.keep_float)
         common: dict[str, Json] = {"model": signature_of(self.recipe), "dialect": self.host.dialect, "keep_float": kept}
         parameters = {"model": signature_of(self.recipe), **plain_json(quantize.calibration)}
@@ -333,7 +340,8 @@ class _Layout:
             "settings": dict(self.used.quantized if network.output == "quantized" else self.used.plain),
             "requires": dict(self.host.twin_requires if self.host.pending else self.host.requires),
         }
-        if not self.host.pending and typed_by_the_network(self.target, self.host.requires):
+        in_half = self.target.precision == "float16" and typed_by_the_network(self.target, self.host.requires)
+        if in_half and not self.host.pending:
             network = self._half(name.replace("compile", "half"), network)
         return self._add(name, "compile", parameters, {"network": network})
 

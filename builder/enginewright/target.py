@@ -172,6 +172,19 @@ class Target:
             )
         },
     )
+    precision: Literal["float16", "float32"] = field(
+        default="float16",
+        metadata={RULE: Rule("what a TensorRT engine computes in where it does not compute in int8")},
+    )
+    cuda_graph: bool = field(
+        default=False,
+        metadata={
+            RULE: Rule(
+                "whether an inference is captured into a CUDA graph, and launched as one: for networks whose kernels are "
+                "shorter than the processor takes to enqueue them"
+            )
+        },
+    )
     path: Path = field(default=Path(), compare=False)
 
     def engine_settings(self) -> dict[str, Json]:
@@ -189,6 +202,8 @@ class Target:
             "optimization_level": self.optimization_level,
             "dla_core": self.dla_core,
             "compute_capability": self.compute_capability if self.build == "ahead" else None,
+            "precision": self.precision if self.precision != "float16" else None,
+            "cuda_graph": self.cuda_graph or None,
         }
         return {name: value for name, value in wanted.items() if value is not None}
 

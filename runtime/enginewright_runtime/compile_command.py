@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import statistics
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -16,6 +17,7 @@ from enginewright_runtime.exit_codes import ExitCode
 from enginewright_runtime.finishing import Finished, finish_bundle
 from enginewright_runtime.option_types import positive
 from enginewright_runtime.tensorrt.gpu_time import trtexec_percentile
+from enginewright_runtime.unquantized import times_faster
 
 
 def add_compile_options(parser: argparse.ArgumentParser) -> None:
@@ -42,19 +44,43 @@ def run_compile(
         return Answer(ExitCode.FAILED, found, [*lines, "nothing was measured, and the bundle is as it was"])
     # The size and the agreements are those of the engine that was just written; its entry is in the new bundle.
     measured = bench_answer(read_bundle(output), finished.entry, finished.measurement, finished.findings)
-    whole = {**measured.json, "compiled": finished.compiled, "agrees": True, "warnings": list(finished.warnings)}
-    return Answer(measured.code, whole, [*lines, *measured.lines, f"wrote {output}"])
+    comparison = finished.comparison
+    whole: dict[str, Json] = {
+        **measured.json,
+        "compiled": finished.compiled,
+        "agrees": True,
+        "warnings": list(finished.warnings),
+        "times_faster_than_float16": list(times_faster(finished.measurement)),
+        "comparison": None if comparison is None else comparison.to_json(),
+    }
+    return Answer(measured.code, whole, [*lines, *measured.lines, *_float16_lines(finished), f"wrote {output}"])
 
 
 def _device_lines(finished: Finished) -> list[str]:
     """What only an engine on a GPU can tell."""
-    lines = []
-    if finished.layers:
-        integer = sum(one.precision == "int8" for one in finished.layers)
-        reformats = sum(one.reformat for one in finished.layers)
-        lines.append(f"  {len(finished.layers)} layers, of them {integer} int8 and {reformats} that only reformat")
-    if finished.on_gpu is not None:
-        median = trtexec_percentile(finished.on_gpu.compute_ns, 50)
-        lines.append(f"  GPU time {median / 1e6:.4g} ms at the median, taken as trtexec does without a CUDA graph")
-        lines += [f"  warning: {warning}" for warning in finished.on_gpu.warnings()]
-    return lines
+    if finished.examined is None:
+        return []
+    layers, on_gpu = finished.examined.layers, finished.examined.on_gpu
+    integer = sum(one.precision == "int8" for one in layers)
+    reformats = sum(one.reformat for one in layers)
+    median = trtexec_percentile(on_gpu.compute_ns, 50)
+    return [
+        f"  {len(layers)} layers, of them {integer} int8 and {reformats} that only reformat",
+        f"  GPU time {median / 1e6:.4g} ms at the median, taken as trtexec does without a CUDA graph",
+        *(f"  warning: {warning}" for warning in on_gpu.warnings()),
+    ]
+
+
+def _float16_lines(finished: Finished) -> list[str]:
+    """How many times as fast as the same network in float16 it is, and what its int8 costs."""
+    if finished.measurement is None or finished.comparison is None:
+        return []
+    ratios = times_faster(finished.measurement)
+    ratio = statistics.median(ratios)
+    said = f"{ratio:.2f} times as fast as the same network in float16"
+    lines = [f"  {said} ({min(ratios):.2f} to {max(ratios):.2f} over {len(ratios)} sessions)"]
+    if ratio < 1:
+        lines.append(
+            "  warning: int8 is slower than float16; the layers below are to blame: keep them in float (keep_float)"
+        )
+    return [*lines, *(f"    {line}" for line in finished.comparison.lines())]

@@ -1,5 +1,5 @@
 """Finishing a bundle on its device: the engine that is pending is compiled from the bundle's model, checked on the golden
-inputs, measured, and written back into the bundle.
+inputs, measured, and written back into the bundle. One for a GPU is measured beside the same network in float16.
 """
 
 from __future__ import annotations
@@ -14,18 +14,20 @@ from typing import TYPE_CHECKING
 from enginewright_runtime.backends import Array, Backend, OpenEngine, backend
 from enginewright_runtime.budget import Finding, judge
 from enginewright_runtime.bundle import Bundle, write_bundle
-from enginewright_runtime.canonical import canonical_bytes
-from enginewright_runtime.errors import BundleError, EnginewrightError, NoEngineFits
+from enginewright_runtime.errors import BundleError, EngineError, EnginewrightError, NoEngineFits
 from enginewright_runtime.evidence import evidence_of
 from enginewright_runtime.golden import OutputAgreement, one_sample, read_golden
-from enginewright_runtime.manifest import EngineEntry, Manifest, PendingEngine
+from enginewright_runtime.manifest import EngineEntry, PendingEngine
 from enginewright_runtime.measure import EngineToMeasure, Measurement, measure
-from enginewright_runtime.tensorrt.engine_layers import EngineLayer, layers_to_json
+from enginewright_runtime.tensorrt.comparison import Comparison
 
 if TYPE_CHECKING:
-    from enginewright_runtime.tensorrt.gpu_time import GpuTimes
+    from enginewright_runtime.tensorrt.examine import Examined
+    from enginewright_runtime.unquantized import Unquantized
 
 __all__ = ["Finished", "finish_bundle"]
+
+OnPhase = Callable[[str], None]
 
 MODEL_NAME = "model.onnx"
 HALF_NAME = "model.float16.onnx"  # for a TensorRT that goes by the network's types
@@ -33,8 +35,8 @@ HALF_NAME = "model.float16.onnx"  # for a TensorRT that goes by the network's ty
 
 @dataclass(frozen=True)
 class Finished:
-    """`compiled`: the engine was made now, and was not in the bundle before. `warnings` are the backend's own. `layers` are
-    those of the engine, and `on_gpu` its times on the GPU, where it is TensorRT's.
+    """`compiled`: the engine was made now, and was not in the bundle before. `warnings` are the backend's own. `examined` is
+    what an engine on a GPU tells of itself, and `float16` the same network without its Q/DQ pairs.
 
     `measurement` and `findings` are empty where the engine does not give the golden outputs: what computes something
     else is not worth a latency.
@@ -45,14 +47,21 @@ class Finished:
     size_bytes: int
     warnings: tuple[str, ...]
     agreements: tuple[OutputAgreement, ...]
-    measurement: Measurement | None
-    findings: tuple[Finding, ...]
-    layers: tuple[EngineLayer, ...] = ()
-    on_gpu: GpuTimes | None = None
+    measurement: Measurement | None = None
+    findings: tuple[Finding, ...] = ()
+    examined: Examined | None = None
+    float16: Unquantized | None = None
 
     @property
     def agrees(self) -> bool:
         return all(output.agrees for output in self.agreements)
+
+    @property
+    def comparison(self) -> Comparison | None:
+        """The engine's layers beside those of the same network in float16."""
+        if self.examined is None or self.float16 is None:
+            return None
+        return self.float16.beside(self.examined.layers)
 
 
 def finish_bundle(
@@ -60,7 +69,7 @@ def finish_bundle(
     output: Path,
     *,
     sessions: int = 5,
-    on_phase: Callable[[str], None] = lambda phase: None,
+    on_phase: OnPhase = lambda phase: None,
     on_progress: Callable[[int, int], None] | None = None,
 ) -> Finished:
     """Compile what is pending and fits this device, check and measure it, and write the bundle with it to `output`.
@@ -86,23 +95,19 @@ def finish_bundle(
         entry = EngineEntry(fingerprint, pending.backend, path, pending.settings, requires)
     on_phase("running the golden inputs")
     golden = read_golden(bundle)
+    sample = one_sample(golden.inputs, bundle.manifest.inputs)
     with closing(chosen.open(engine, entry.settings)) as opened:
-        agreements = golden.compare(opened.run(golden.inputs))
-        right = all(output.agrees for output in agreements)
-        layers, on_gpu = _told_by_tensorrt(opened, golden.inputs, bundle.manifest) if right else ((), None)
-    finished = Finished(entry, there is None, len(engine), warnings, agreements, None, (), layers, on_gpu)
-    if not finished.agrees:
-        return finished
+        finished = Finished(entry, there is None, len(engine), warnings, golden.compare(opened.run(golden.inputs)))
+        if not finished.agrees:
+            return finished
+        finished = replace(finished, examined=_examined(opened, sample))
+    finished = _with_float16(finished, bundle, pending, sample, on_phase)
     on_phase("measuring")
-    taken = _measure(bundle, entry, engine, sessions=sessions, on_progress=on_progress)
+    taken = _measure(finished, engine, sample, sessions=sessions, on_progress=on_progress)
     findings = judge(bundle.manifest.budget, evidence_of(bundle.manifest, taken, size_bytes=len(engine)))
-    more = {entry.measurement_path: taken.to_bytes()}
-    if layers:
-        more[f"engines/{entry.fingerprint}/layers.json"] = canonical_bytes(layers_to_json(layers))
-    if on_gpu is not None:
-        more[f"measurements/{entry.fingerprint}.gpu.json"] = canonical_bytes(on_gpu.to_json())
-    _write_back(bundle, output, entry, {entry.path: engine, **more})
-    return replace(finished, measurement=taken, findings=findings)
+    finished = replace(finished, measurement=taken, findings=findings)
+    _write_back(bundle, output, entry, {entry.path: engine, **_told(finished)})
+    return finished
 
 
 def _fitting(bundle: Bundle) -> tuple[PendingEngine, Backend]:
@@ -135,7 +140,7 @@ def _fitting(bundle: Bundle) -> tuple[PendingEngine, Backend]:
 
 
 def _compile(
-    chosen: Backend, bundle: Bundle, pending: PendingEngine, on_phase: Callable[[str], None]
+    chosen: Backend, bundle: Bundle, pending: PendingEngine, on_phase: OnPhase
 ) -> tuple[bytes, tuple[str, ...]]:
     """The engine, and what its compiler warned of: layers that a DLA does not take, for one."""
     from enginewright_runtime.backends.tensorrt import TensorRT
@@ -144,35 +149,77 @@ def _compile(
         return chosen.compile(bundle.read(MODEL_NAME), pending.settings), ()
     half = HALF_NAME in bundle.contents and pending.settings.get("precision", "float16") == "float16"
     model = HALF_NAME if half and chosen.typed_by_the_network() else MODEL_NAME
-    built = chosen.build(
-        bundle.read(model), pending.settings, on_phase=lambda name, done, total: on_phase(f"{name} ({done} of {total})")
-    )
+    built = chosen.build(bundle.read(model), pending.settings, on_phase=_counted(on_phase))
     on_gpu = tuple(f"not on the DLA, on the GPU: {name}" for name in built.on_gpu)
     return built.engine, (*on_gpu, *built.warnings)
 
 
-def _measure(
-    bundle: Bundle, entry: EngineEntry, engine: bytes, *, sessions: int, on_progress: Callable[[int, int], None] | None
-) -> Measurement:
-    """The latency of the very bytes that are packed, on one golden sample, in fresh processes."""
-    inputs = one_sample(read_golden(bundle).inputs, bundle.manifest.inputs)
-    with tempfile.TemporaryDirectory(prefix="enginewright-") as folder:
-        file = Path(folder) / "engine"
-        file.write_bytes(engine)
-        to_measure = EngineToMeasure(file, entry.backend, entry.settings)
-        return measure({"engine": to_measure}, inputs, sessions=sessions, on_progress=on_progress)
+def _counted(on_phase: OnPhase) -> Callable[[str, int, int], None]:
+    return lambda name, done, total: on_phase(f"{name} ({done} of {total})")
 
 
-def _told_by_tensorrt(
-    opened: OpenEngine, inputs: Mapping[str, Array], manifest: Manifest
-) -> tuple[tuple[EngineLayer, ...], GpuTimes | None]:
-    """Of an engine of TensorRT its layers, and the times of one sample on the GPU."""
+def _examined(opened: OpenEngine, sample: Mapping[str, Array]) -> Examined | None:
+    """What an engine of TensorRT tells of itself; None of any other."""
     from enginewright_runtime.tensorrt.engine import TensorRTEngine
-    from enginewright_runtime.tensorrt.gpu_time import time_on_gpu
+    from enginewright_runtime.tensorrt.examine import examine
 
-    if not isinstance(opened, TensorRTEngine):
-        return (), None
-    return opened.layers(), time_on_gpu(opened, one_sample(inputs, manifest.inputs))
+    return examine(opened, sample) if isinstance(opened, TensorRTEngine) else None
+
+
+def _with_float16(
+    finished: Finished, bundle: Bundle, pending: PendingEngine, sample: Mapping[str, Array], on_phase: OnPhase
+) -> Finished:
+    """With the same network in float16, where the bundle has it. That it cannot be compiled harms nothing but the
+    comparison.
+    """
+    from enginewright_runtime.backends.tensorrt import TensorRT
+    from enginewright_runtime.unquantized import UNQUANTIZED_NAME, compile_unquantized
+
+    chosen = backend(pending.backend)
+    if not isinstance(chosen, TensorRT) or UNQUANTIZED_NAME not in bundle.contents:
+        return finished
+    on_phase("compiling the same network in float16")
+    try:
+        float16 = compile_unquantized(bundle, pending, chosen, sample, on_phase=_counted(on_phase))
+        return replace(finished, float16=float16)
+    except EngineError as error:
+        lost = f"int8 is compared with nothing, for the same network in float16 fails: {error.message}"
+        return replace(finished, warnings=(*finished.warnings, lost))
+
+
+def _measure(
+    finished: Finished,
+    engine: bytes,
+    sample: Mapping[str, Array],
+    *,
+    sessions: int,
+    on_progress: Callable[[int, int], None] | None,
+) -> Measurement:
+    """The latency of the very bytes that are packed, on one golden sample, in fresh processes; float16 in the same
+    sessions.
+    """
+    engines = {"engine": (engine, finished.entry.settings)}
+    if finished.float16 is not None:
+        engines["float16"] = (finished.float16.engine, finished.float16.settings)
+    with tempfile.TemporaryDirectory(prefix="enginewright-") as folder:
+        to_measure = {}
+        for label, (data, settings) in engines.items():
+            file = Path(folder) / label
+            file.write_bytes(data)
+            to_measure[label] = EngineToMeasure(file, finished.entry.backend, settings)
+        return measure(to_measure, sample, sessions=sessions, on_progress=on_progress)
+
+
+def _told(finished: Finished) -> dict[str, bytes]:
+    """The files of a bundle that tell what was measured of an engine."""
+    entry = finished.entry
+    files = {} if finished.measurement is None else {entry.measurement_path: finished.measurement.to_bytes()}
+    if finished.examined is not None:
+        files[f"engines/{entry.fingerprint}/layers.json"] = finished.examined.layers_file()
+        files[f"measurements/{entry.fingerprint}.gpu.json"] = finished.examined.times_file()
+    if finished.float16 is not None:
+        files[f"engines/{entry.fingerprint}/float16-layers.json"] = finished.float16.examined.layers_file()
+    return files
 
 
 def _write_back(bundle: Bundle, output: Path, entry: EngineEntry, more: Mapping[str, bytes]) -> None:

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from tests.tiny_project import Finished, TinyProject, make_project
 
+from enginewright_runtime.backends.onnx_model import node_names
 from enginewright_runtime.bundle import read_bundle
 from enginewright_runtime.cli import main as runtime
 from enginewright_runtime.golden import read_golden
@@ -78,8 +79,10 @@ def test_the_bundle_is_whole_and_says_what_is_pending(orin: Finished) -> None:
     assert pending.requires == {"machine": "aarch64", "compute_capability": "8.7"}
     assert pending.settings["sizes"] == {"batch": [1, 1, 32]}
     assert set(bundle.contents) == {
-        "model.onnx", "model.float16.onnx", "golden.npz", "report.html", "floors.json", "structure.json", "calibration.cache",
+        "model.onnx", "model.float16.onnx", "unquantized.float16.onnx", "golden.npz", "report.html", "floors.json",
+        "structure.json", "calibration.cache",
     }  # fmt: skip
+    assert not [name for name, _ in node_names(bundle.read("unquantized.float16.onnx")) if "quantize" in name]
     structure = json.loads(bundle.read("structure.json"))
     assert structure["compute_capability"] == "8.6"
     assert structure["not_int8"] == []

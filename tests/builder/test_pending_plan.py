@@ -43,7 +43,7 @@ def names(plan: Plan) -> list[str]:
 
 def test_the_twin_is_compiled_and_evaluated_and_nothing_is_measured() -> None:
     plan = plan_of()
-    assert names(plan)[-5:] == ["twin/compile", "evaluate", "half", "check", "pack"]
+    assert names(plan)[-5:] == ["evaluate", "unquantized/half", "half", "check", "pack"]
     assert "measure" not in names(plan)
     twin = plan.step("twin/compile").parameters
     assert twin["backend"] == "onnxruntime"
@@ -97,6 +97,26 @@ def test_a_tensorrt_that_goes_by_types_gets_the_network_in_float16_and_another_d
     for compiled, half in (("compile", "half"), ("reference/compile", "reference/half")):
         assert plan.step(compiled).inputs["network"] == OutputOf(half, "network")
     assert "half" not in names(plan_of(ORIN, ON_THE_DEVICE))
+
+
+def test_the_network_without_its_pairs_goes_along_in_float16_to_measure_int8_beside_it() -> None:
+    plan = plan_of()
+    assert plan.step("unquantized/half").inputs["network"] == plan.step("quantize").inputs["network"]
+    assert plan.step("pack").inputs["unquantized"] == OutputOf("unquantized/half", "network")
+    assert "unquantized" not in plan_of(ORIN, ELSEWHERE, Sparsify()).step("pack").inputs  # nothing is quantized
+
+
+def test_a_target_that_wants_float32_gets_no_network_in_float16() -> None:
+    exact = replace(ORIN, precision="float32", cuda_graph=True)
+    plan = plan_of(exact)
+    assert "half" not in names(plan)
+    settings = plan.step("pack").parameters["settings"]
+    assert settings["precision"] == "float32"  # type: ignore[index, call-overload]
+    assert settings["cuda_graph"] is True  # type: ignore[index, call-overload]
+    newest = replace(exact, tensorrt="11.4")
+    assert plan_of(newest).step("check").inputs["network"].step == "quantize"
+    here = replace(ON_THE_DEVICE, requires={**ON_THE_DEVICE.requires, "tensorrt": "11.4.0"})
+    assert plan_of(newest, here).step("compile").inputs["network"].step == "quantize"
 
 
 def test_without_tensorrt_rtx_the_structure_is_not_checked_and_the_bundle_is_made() -> None:

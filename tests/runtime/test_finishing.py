@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 from tests.runtime.tensorrt.conftest import H200, ORIN
 from tests.runtime.tensorrt.conftest import install as install
+from tests.runtime.tensorrt.networks import product
 from tests.runtime.tiny_bundle import SETTINGS, make_bundle, tiny_golden, tiny_manifest, tiny_model
 
 import enginewright_runtime
@@ -22,9 +23,10 @@ from enginewright_runtime.errors import BundleError, EngineError, NoEngineFits
 from enginewright_runtime.finishing import finish_bundle
 from enginewright_runtime.host import machine
 from enginewright_runtime.manifest import PendingEngine, parse_manifest
-from enginewright_runtime.measure import measure
+from enginewright_runtime.measure import EngineToMeasure, measure
 from enginewright_runtime.measurement import Measurement
 from enginewright_runtime.tensorrt import gpu_time
+from enginewright_runtime.unquantized import UNQUANTIZED_NAME
 from enginewright_runtime.warm_up import WarmUpRule
 
 SHORT = WarmUpRule(least_ns=1_000_000, least_count=2, window=2, steady_share=1.0, steady_times=1, cap_ns=50_000_000)
@@ -139,6 +141,63 @@ def test_the_command_fails_where_the_golden_outputs_differ(tmp_path: Path, capsy
     assert "nothing was measured, and the bundle is as it was" in capsys.readouterr().out
 
 
+# What the inspector says of the engines of a network with a pair, and without it.
+LAYERS = {
+    "x/quantize": [
+        {"Name": "Reformatting CopyNode", "LayerType": "Reformat", "ms": 0.05},
+        {"Name": "x/quantize", "LayerType": "Scale", "Metadata": "[ONNX Layer: x/quantize]", "ms": 0.1},
+        {
+            "Name": "product + rectify",
+            "LayerType": "gemm",
+            "Inputs": [{"Format/Datatype": "Half"}],
+            "Metadata": "[ONNX Layer: x/dequantize]\x1e[ONNX Layer: product]\x1e[ONNX Layer: rectify]",
+            "ms": 0.25,
+        },
+    ],
+    "product": [
+        {
+            "Name": "product + rectify",
+            "LayerType": "gemm",
+            "Inputs": [{"Format/Datatype": "Half"}],
+            "Metadata": "[ONNX Layer: product]\x1e[ONNX Layer: rectify]",
+            "ms": 0.1,
+        }
+    ],
+}
+
+
+def with_float16(path: Path, *, activation: str = "Relu") -> Path:
+    """The bundle with a network that has a pair, and the same network without it."""
+    bundle = read_bundle(path)
+    files = {
+        **{name: bundle.read(name) for name in bundle.contents},
+        "model.onnx": product(quantized=True),
+        UNQUANTIZED_NAME: product(quantized=False, activation=activation),
+        "floors.json": json.dumps({"layers": [{"name": "product", "precision": "int8"}]}).encode(),
+    }
+    write_bundle(path, bundle.manifest, files)
+    return path
+
+
+def of_both(alone: Measurement) -> Measurement:
+    """A measurement in which float16 took exactly as long."""
+
+    def both(found: Any) -> Any:
+        return {**found, "float16": found["engine"]}
+
+    sessions = tuple(
+        replace(
+            session,
+            samples_ns=both(session.samples_ns),
+            cpu_ns=both(session.cpu_ns),
+            warm_up=both(session.warm_up),
+            peak_rss_bytes=both(session.peak_rss_bytes),
+        )
+        for session in alone.sessions
+    )
+    return replace(alone, engines=both(alone.engines), sessions=sessions)
+
+
 class TestTensorRT:
     """With a fake TensorRT; the measuring processes have none, so measuring is left out."""
 
@@ -203,6 +262,62 @@ class TestTensorRT:
         timed = json.loads(bundle.read(f"measurements/{entry.fingerprint}.gpu.json"))
         assert len(timed["compute_ns"]) == 10
         assert timed["flags"]["transfers"] is False  # an Orin shares its memory
+
+    def test_int8_is_measured_beside_float16_and_what_costs_it_time_is_named(
+        self, tmp_path: Path, install: Any, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        install("10.3.0", on=ORIN, layers=LAYERS)
+        alone = finishing.measure({}, {})  # what the fixture took
+        given: dict[str, bytes] = {}
+
+        def measured(engines: dict[str, EngineToMeasure], *others: Any, **named: Any) -> Measurement:
+            given.update({label: engine.path.read_bytes() for label, engine in engines.items()})
+            return of_both(alone)
+
+        monkeypatch.setattr(finishing, "measure", measured)
+        path = with_float16(waiting(tmp_path / "b.ewb", ON_ORIN))
+        assert main(["compile", str(path), "--json"]) == 4  # one session decides no budget
+        answer = json.loads(capsys.readouterr().out)
+        assert answer["times_faster_than_float16"] == [1.0]
+        assert answer["comparison"] == {
+            "int8_ns": 400_000,
+            "float16_ns": 100_000,
+            "reformats": ["Reformatting CopyNode"],
+            "reformat_ns": 50_000,
+            "float16_reformat_ns": 0,
+            "alone": ["x/quantize"],
+            "fallbacks": ["product"],
+            "parts": [{"nodes": ["product", "rectify"], "int8_ns": 250_000, "float16_ns": 100_000}],
+        }
+        assert {label: b"DequantizeLinear".hex().encode() in engine for label, engine in given.items()} == {
+            "engine": True,
+            "float16": False,
+        }
+        bundle = read_bundle(path)
+        [entry] = bundle.manifest.engines
+        assert f"engines/{entry.fingerprint}/float16-layers.json" in bundle.contents
+        assert main(["compile", str(path)]) == 4
+        assert "\n".join(capsys.readouterr().out.splitlines()[-6:-1]) == (
+            "  1.00 times as fast as the same network in float16 (1.00 to 1.00 over 1 sessions)\n"
+            "    layers that only reformat: 1, 50.0 us; in float16 0.0 us\n"
+            "    pairs that broke a fusion: x/quantize\n"
+            "    not in int8, though the network asks for it: product\n"
+            "    product, rectify: 250.0 us in int8, 100.0 us in float16"
+        )
+
+    def test_a_float16_network_that_cannot_be_built_costs_the_comparison_alone(
+        self, tmp_path: Path, install: Any
+    ) -> None:
+        install("10.3.0", on=ORIN, rejects=("Elu",))
+        path = with_float16(waiting(tmp_path / "b.ewb", ON_ORIN), activation="Elu")
+        finished = finish_bundle(read_bundle(path), path)
+        assert finished.agrees
+        assert finished.comparison is None
+        [warning] = finished.warnings
+        assert warning.startswith(
+            "int8 is compared with nothing, for the same network in float16 fails: TensorRT 10.3.0"
+        )
+        assert "rectify (Elu)" in warning
 
     def test_an_interrupted_build_leaves_the_bundle_and_the_timings_as_they_were(
         self, tmp_path: Path, install: Any

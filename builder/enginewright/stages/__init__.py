@@ -152,14 +152,15 @@ STAGES: Mapping[str, Stage] = {
         1, _module("half"), {"network": "half"}, consumes={"network": ("network", "quantized")}, tools=("onnx", "numpy")
     ),
     "check": Stage(
-        1,
+        2,
         _module("check"),
         {"structure": "structure"},
         consumes={"network": ("network", "quantized", "half"), "layers": ("layers",)},
+        optional={"unquantized": ("half",)},
         tools=("enginewright-runtime",),  # TensorRT-RTX's own version is in the parameter `checker`
     ),
     "pack_pending": Stage(
-        1,
+        2,
         _module("pack_pending"),
         _PACKED,
         consumes={
@@ -172,7 +173,13 @@ STAGES: Mapping[str, Stage] = {
             "twin": ("engine",),
             "twin_entry": ("engine-entry",),
         },
-        optional={**_ENGINE, "half": ("half",), "structure": ("structure",), **_DECIDED},
+        optional={
+            **_ENGINE,
+            "half": ("half",),
+            "unquantized": ("half",),
+            "structure": ("structure",),
+            **_DECIDED,
+        },
         tools=("numpy", "jinja2", "enginewright", "enginewright-runtime"),
         keeps_history=True,
     ),

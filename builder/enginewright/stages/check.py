@@ -32,6 +32,8 @@ def run(step: RunningStep) -> Outcome:
     step.say(f"TensorRT-RTX {version} builds it for compute capability {capability}")
     settings = {"compute_capability": capability, "sizes": parameters["sizes"]}
     built = checker.build(step.inputs["network"].read_bytes(), settings, on_phase=None)
+    if "unquantized" in step.inputs:  # what int8 is compared with on the device must be taken too
+        checker.build(step.inputs["unquantized"].read_bytes(), settings)
     found = layers_from_log(line for _, line in built.log)
     in_engine = {name for layer in found if layer.multiplies and layer.precision == "int8" for name in layer.nodes}
     wanted = [

@@ -26,8 +26,17 @@ from enginewright_runtime.budget import Evidence, Verdict, judge, overall, pendi
 from enginewright_runtime.bundle import read_bundle, write_bundle
 from enginewright_runtime.golden import read_golden
 from enginewright_runtime.manifest import BuildStep, EngineEntry, Manifest, PendingEngine
+from enginewright_runtime.unquantized import UNQUANTIZED_NAME
 
 __all__ = ["run"]
+
+
+# Files of the bundle that not every target and recipe has, and the inputs that they come from.
+_OPTIONAL: Mapping[str, str] = {
+    "model.float16.onnx": "half",
+    UNQUANTIZED_NAME: "unquantized",
+    "structure.json": "structure",
+}
 
 
 def run(step: RunningStep) -> Outcome:
@@ -120,10 +129,9 @@ def _write_bundle(step: RunningStep, evaluations: Mapping[str, Any], floor_table
         "report.html": page.encode(),
         "floors.json": json.dumps(floor_table).encode(),
     }
-    if "half" in step.inputs:
-        files["model.float16.onnx"] = step.inputs["half"].read_bytes()
-    if "structure" in step.inputs:
-        files["structure.json"] = step.inputs["structure"].read_bytes()
+    for name, artifact in _OPTIONAL.items():
+        if artifact in step.inputs:
+            files[name] = step.inputs[artifact].read_bytes()
     if parameters["calibration_cache_for"] is not None and "scales" in step.inputs:
         scales = Scales.from_json(json_input(step, "scales"))
         cache = calibration_cache(scales, tensorrt=parameters["calibration_cache_for"])

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from typing import TYPE_CHECKING
 
-from enginewright_runtime.backends.protocol import OpenEngine
 from enginewright_runtime.canonical import Json
 from enginewright_runtime.errors import EngineError
 from enginewright_runtime.host import machine
@@ -15,6 +15,9 @@ from enginewright_runtime.tensorrt.header import read_header
 from enginewright_runtime.tensorrt.library import KINDS, installed_version, load
 from enginewright_runtime.tensorrt.settings import Settings
 from enginewright_runtime.tensorrt.timing_cache import cache_path
+
+if TYPE_CHECKING:
+    from enginewright_runtime.tensorrt.engine import TensorRTEngine
 
 
 class TensorRT:
@@ -88,7 +91,7 @@ class TensorRT:
         timings = None if self.ahead_of_time else cache_path(fingerprint)
         return build(library, model, parsed, timings=timings, on_phase=on_phase)
 
-    def open(self, engine: bytes, settings: Mapping[str, Json]) -> OpenEngine:
+    def open(self, engine: bytes, settings: Mapping[str, Json]) -> TensorRTEngine:
         """Load an engine that was verified; see Backend. Whatever does not fit is refused before it is deserialized."""
         parsed = Settings.parse(settings)
         header = read_header(engine)

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from enginewright_runtime.backends.onnx_model import declaration
+from enginewright_runtime.backends.onnx_model import declaration, node_names
 from enginewright_runtime.errors import EngineError
 from enginewright_runtime.tensorrt.library import Library
 from enginewright_runtime.tensorrt.log import failure, new_log
@@ -55,7 +55,7 @@ def build(
     builder = _builder(library, log)
     network = parse_network(library, builder, log, model)
     config = builder.create_builder_config()
-    _allow_precisions(library, config, settings)
+    _allow_precisions(library, config, settings, quantized=_has_pairs(model))
     _limit(library, config, settings)
     on_gpu = _place(library, builder, network, config, settings)
     profile = profile_of(builder, model, settings.sizes)
@@ -97,10 +97,18 @@ def _builder(library: Library, log: Any) -> Any:
     return builder
 
 
-def _allow_precisions(library: Library, config: Any, settings: Settings) -> None:
-    """Where flags decide about precisions, Q/DQ pairs are honoured only with them; elsewhere the network decides."""
+def _has_pairs(model: bytes) -> bool:
+    return any(operator == "DequantizeLinear" for _, operator in node_names(model))
+
+
+def _allow_precisions(library: Library, config: Any, settings: Settings, *, quantized: bool) -> None:
+    """Where flags decide about precisions, Q/DQ pairs are honoured only with them; elsewhere the network decides.
+
+    A network without pairs is not given INT8: TensorRT would ask for a calibrator.
+    """
     if library.typed_by_flags:
-        config.set_flag(library.member("BuilderFlag", "INT8"))
+        if quantized:
+            config.set_flag(library.member("BuilderFlag", "INT8"))
         if settings.precision == "float16":
             config.set_flag(library.member("BuilderFlag", "FP16"))
     if settings.sparse:

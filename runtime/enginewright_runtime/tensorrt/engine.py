@@ -6,6 +6,7 @@ The named tensors (set_input_shape, set_tensor_address, execute_async_v3) are th
 from __future__ import annotations
 
 import itertools
+import statistics
 import threading
 import time
 from collections.abc import Mapping
@@ -91,6 +92,7 @@ class TensorRTEngine:
         self._lock = threading.Lock()
         self._stream = cuda.new_stream()
         self._marks: list[int] = []
+        self._profiler: Any = None  # TensorRT does not keep it alive
         self._inputs: list[_Tensor] = []
         self._outputs: list[_Tensor] = []
         self._take_memory()
@@ -142,6 +144,26 @@ class TensorRTEngine:
             self._cuda.wait(self._stream)
             spans = itertools.pairwise(self._marks)
             return (*(self._cuda.elapsed_ns(first, second) for first, second in spans), enqueued)  # type: ignore[return-value]
+
+    def time_layers(self, inputs: Mapping[str, Array], *, runs: int) -> dict[str, int]:
+        """The median time of each layer over `runs` inferences, in nanoseconds, by the layer's name.
+
+        TensorRT's profiler waits for each layer, so their sum is more than an inference takes; it stays attached.
+        """
+        taken: dict[str, list[int]] = {}
+
+        class Profiler(self._library.trt.IProfiler):  # type: ignore[misc, name-defined]  # the bindings carry no types
+            def report_layer_time(self, layer_name: str, ms: float) -> None:
+                taken.setdefault(str(layer_name), []).append(round(ms * 1e6))
+
+        with self._lock:
+            self._profiler = self._context.profiler = Profiler()
+            for _ in range(runs + 1):
+                self._ready(inputs)
+                self._enqueue()
+                self._cuda.wait(self._stream)
+        # The first run of a shape sets up what later ones use.
+        return {name: int(statistics.median(times[1:] or times)) for name, times in taken.items()}
 
     def layers(self) -> tuple[EngineLayer, ...]:
         """What TensorRT made of the network. Raises EngineError where it does not tell."""

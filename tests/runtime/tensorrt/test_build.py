@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 from onnx import TensorProto, helper
 from tests.runtime.tensorrt.conftest import ORIN
+from tests.runtime.tensorrt.networks import product
 from tests.runtime.tiny_bundle import tiny_model
 
 from enginewright_runtime.backends import backend
@@ -46,7 +47,7 @@ def test_every_version_builds_and_its_header_tells_it(install: Any, version: str
 
 def test_precisions_are_flags_up_to_10_and_the_networks_types_from_11(install: Any, version: str) -> None:
     world = install(version).world
-    build()
+    build(product(quantized=True))
     flags = set(world.config._flags)
     creation = world.module.NetworkDefinitionCreationFlag
     if version.startswith("11"):
@@ -59,8 +60,14 @@ def test_precisions_are_flags_up_to_10_and_the_networks_types_from_11(install: A
 
 def test_float32_leaves_out_the_flag_of_float16(install: Any) -> None:
     world = install("10.3.0").world
-    build(precision="float32")
+    build(product(quantized=True), precision="float32")
     assert world.config._flags == ["INT8"]
+
+
+def test_a_network_without_pairs_is_not_given_int8_for_tensorrt_would_ask_for_a_calibrator(install: Any) -> None:
+    world = install("8.6.1").world
+    build(product(quantized=False))
+    assert world.config._flags == ["FP16"]
 
 
 def test_limits_and_the_level_reach_the_builder_by_name(install: Any, version: str) -> None:

@@ -6,7 +6,12 @@ import json
 
 import pytest
 
-from enginewright_runtime.tensorrt.engine_layers import layers_from_inspector, layers_from_log, layers_to_json
+from enginewright_runtime.tensorrt.engine_layers import (
+    layers_from_inspector,
+    layers_from_log,
+    layers_to_json,
+    with_times,
+)
 
 # As TensorRT-RTX 1.7 writes it, shortened.
 LOG = """Layers:
@@ -73,13 +78,18 @@ def test_the_inspector_tells_reformats_and_fused_nodes() -> None:
             "writes": "int8",
             "reformat": False,
             "multiplies": True,
+            "time_ns": None,
         }
     ]
+    [timed] = with_times([fused], {"conv + relu": 7_000, "another": 1})
+    assert timed.time_ns == 7_000
+    assert layers_to_json([timed], runs=50)["runs"] == 50
 
 
 def test_an_engine_without_details_tells_names_alone() -> None:
     [layer] = layers_from_inspector(json.dumps({"Layers": ["conv + relu"]}))
     assert (layer.name, layer.precision) == ("conv + relu", "")
+    assert layer.nodes == ("conv", "relu")  # what there is of its nodes
 
 
 def test_what_is_no_description_is_refused() -> None:
