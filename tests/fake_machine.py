@@ -104,4 +104,27 @@ def tensorrt() -> Any:
     from tests.fake_tensorrt import fake_tensorrt
 
     int8_ms, float_ms = map(float, os.environ["FAKE_TIMES_MS"].split())
-    return fake_tensorrt(os.environ["FAKE_TENSORRT"], cuda=bindings(), takes_s=(int8_ms / 1e3, float_ms / 1e3))
+    return fake_tensorrt(
+        os.environ["FAKE_TENSORRT"],
+        cuda=bindings(),
+        takes_s=(int8_ms / 1e3, float_ms / 1e3),
+        layers={
+            "conv5": [_layer(f"conv{index}", "Int8", 0.2) for index in range(6)],  # tests/gpu/networks.py
+            "x/q": [_layer("Reformatting CopyNode for x", "Int8", 0.7), _layer("conv1", "Int8", int8_ms)],
+            "in": [_layer("conv1", "FP16", float_ms)],  # tests/tiny_prepared.py
+        },
+    )
+
+
+def _layer(name: str, precision: str, ms: float) -> dict[str, Any]:
+    """As the inspector tells it, and the time that the profiler does."""
+    reformat = name.startswith("Reformatting")
+    format = f"Row major linear {precision} format"
+    return {
+        "Name": name,
+        "LayerType": "Reformat" if reformat else "CaskConvolution",
+        "Inputs": [{"Name": "x", "Format/Datatype": format}],
+        "Outputs": [{"Name": "y", "Format/Datatype": format}],
+        "Metadata": "" if reformat else f"[ONNX Layer: {name}]",
+        "ms": ms,
+    }

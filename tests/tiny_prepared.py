@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -78,6 +79,7 @@ def make_prepared(folder: Path, *, compute_capability: str = "9.0") -> Path:
         "model.float16.onnx": int8,
         "unquantized.float16.onnx": network(int8=False, half=True).SerializeToString(),
         "golden.npz": golden.to_bytes(),
+        "floors.json": json.dumps({"layers": [{"name": "conv1", "precision": "int8"}]}).encode(),
     }
     bundle = folder / "tiny.ewb"
     folder.mkdir(parents=True, exist_ok=True)

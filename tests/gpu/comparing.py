@@ -1,4 +1,4 @@
-"""What is said of two engines' times, of memory, and of the layers to blame."""
+"""What is said of two engines' times, of memory, and of what calls leave behind."""
 
 from __future__ import annotations
 
@@ -17,14 +17,12 @@ from enginewright_runtime.errors import NotEnoughSamples
 from enginewright_runtime.measurement import Measurement
 from enginewright_runtime.stats import percentile, student_t_quantile
 from enginewright_runtime.tensorrt.cuda import open_cuda
-from enginewright_runtime.tensorrt.engine_layers import EngineLayer
 
 __all__ = [
     "Growth",
     "Ratio",
     "call_times",
     "growth_over",
-    "layers_to_blame",
     "memory_taken",
     "percentile_us",
     "ratio_of",
@@ -83,15 +81,6 @@ def percentile_us(samples_ns: Sequence[int], percent: float) -> str:
         return f"{percentile(samples_ns, percent) / 1e3:.1f}"
     except NotEnoughSamples:
         return "-"
-
-
-def layers_to_blame(ours: Sequence[EngineLayer], theirs: Sequence[EngineLayer]) -> list[str]:
-    """Why an int8 engine may be slower than the float16 one: layers that only move data, products that are not in int8."""
-    lines = [f"reformat: {layer.name}" for layer in ours if layer.reformat]
-    lines += [
-        f"in {layer.precision or '?'}: {layer.name}" for layer in ours if layer.multiplies and layer.precision != "int8"
-    ]
-    return [*lines, f"int8 has {len(ours)} layers, float16 {len(theirs)}"]
 
 
 @dataclass(frozen=True)

@@ -36,7 +36,7 @@ class Effort:
 
 
 _SMOKE = Effort(
-    sessions=2,
+    sessions=3,
     rounds=3,
     chunk=3,
     calls=60,

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass, replace
+import json
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -12,20 +11,18 @@ from typing import Any
 import numpy as np
 import pytest
 from tests.gpu.accuracy import judge_accuracy, share_beyond
-from tests.gpu.comparing import call_times, growth_over, layers_to_blame, memory_taken, percentile_us, ratio_of
+from tests.gpu.comparing import call_times, growth_over, memory_taken, percentile_us, ratio_of
 from tests.gpu.effort import Effort
-from tests.gpu.engines import Engine, build_float16, measured, opened, outputs_on, room_for, sample_of
+from tests.gpu.engines import Engine, Recipe, finish, opened, outputs_on, room_for
 from tests.gpu.prepared import Prepared
 
 import enginewright_runtime
 from enginewright_runtime.backends import backend
-from enginewright_runtime.bundle import Bundle, read_bundle, write_bundle
-from enginewright_runtime.cli import main
+from enginewright_runtime.bundle import read_bundle, write_bundle
 from enginewright_runtime.errors import BundleError, EngineError, NoEngineFits
-from enginewright_runtime.exit_codes import ExitCode
 from enginewright_runtime.golden import read_golden
-from enginewright_runtime.manifest import EngineEntry
 from enginewright_runtime.tensorrt.library import Library
+from enginewright_runtime.unquantized import LABEL
 
 pytestmark = pytest.mark.gpu
 LEAKED = 4 << 20  # bytes over all calls: what allocators round up to
@@ -33,32 +30,14 @@ BEYOND = 0.01  # the share of samples that may be further from the twin than the
 GRAPH = {"cuda_graph": True}
 
 
-@dataclass(frozen=True)
-class Finished:
-    """A recipe on this device: the bundle that `enginewright-runtime compile` finished, and both of its engines."""
-
-    prepared: Prepared
-    bundle: Bundle
-    entry: EngineEntry
-    int8: Engine
-    float16: Engine | None
-
-
 @pytest.fixture(scope="session")
-def finished(prepared: Prepared, timings: Path, effort: Effort, tmp_path_factory: Any) -> Finished:
-    """Compiled by the very command that a user gives on the device."""
-    path = tmp_path_factory.mktemp(prepared.name) / "finished.ewb"
+def recipe(prepared: Prepared, timings: Path, effort: Effort, tmp_path_factory: pytest.TempPathFactory) -> Recipe:
+    """Compiled, checked and measured as `enginewright-runtime compile` does it."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("ENGINEWRIGHT_CACHE", str(timings))
-        arguments = ["compile", str(prepared.bundle.path), "--sessions", str(effort.sessions), "--output", str(path)]
-        code = main(arguments)
-        assert code in (ExitCode.OK, ExitCode.FAILED, ExitCode.INCONCLUSIVE)
-        assert path.is_file(), f"{prepared.name}: nothing was finished; what it says is above"
-        float16 = build_float16(prepared.bundle)
-    bundle = read_bundle(path)
-    entry = next(one for one in bundle.manifest.engines if one.backend == "tensorrt")
-    int8 = Engine(bundle.read(entry.path), entry.settings)
-    return Finished(prepared, bundle, entry, int8, float16)
+        found = finish(prepared, tmp_path_factory.mktemp(prepared.name), effort)
+    print("\n".join([f"{found.name}: {found.finished.entry.fingerprint}", *found.finished.warnings]))
+    return found
 
 
 @pytest.fixture
@@ -85,64 +64,68 @@ def deserialized(library: Library, monkeypatch: pytest.MonkeyPatch) -> list[int]
     return sizes
 
 
-@contextmanager
-def both(finished: Finished) -> Iterator[tuple[Engine, Engine]]:
-    if finished.float16 is None:
-        pytest.skip(f"{finished.prepared.name} is not quantized: there is no second engine to compare with")
-    yield finished.int8, finished.float16
+def float16_of(recipe: Recipe) -> Engine:
+    if not recipe.quantized:
+        pytest.skip(f"{recipe.name} is not quantized: there is no second engine to compare with")
+    assert recipe.float16 is not None, f"{recipe.name}: float16 was not built: {recipe.finished.warnings}"
+    return recipe.float16
 
 
-def test_the_finished_bundle_opens_and_gives_its_golden_outputs(finished: Finished) -> None:
-    golden = read_golden(finished.bundle)
-    with enginewright_runtime.open(finished.bundle.path) as session:
+def test_the_finished_bundle_opens_and_gives_its_golden_outputs(recipe: Recipe) -> None:
+    golden = read_golden(recipe.bundle)
+    with enginewright_runtime.open(recipe.bundle.path) as session:
         for agreement in golden.compare(session.run(golden.inputs)):
             print(f"{agreement.name}: off by {agreement.largest_difference:.3g}, allowed {agreement.tolerance:.3g}")
             assert agreement.agrees
 
 
-def test_both_engines_are_as_accurate_as_the_recipe_demands(finished: Finished) -> None:
-    with both(finished) as engines:
-        for label, engine in zip(("int8", "float16"), engines, strict=True):
-            with opened(engine) as one:
-                found = judge_accuracy(finished.prepared, outputs_on(one, finished.prepared.samples))
-            print(f"{finished.prepared.name} {label}: {found}")
-            assert found.within
+@pytest.mark.parametrize("precision", ["int8", "float16"])
+def test_it_is_as_accurate_as_the_recipe_demands(recipe: Recipe, precision: str) -> None:
+    with opened(recipe.int8 if precision == "int8" else float16_of(recipe)) as engine:
+        found = judge_accuracy(recipe.prepared, outputs_on(engine, recipe.prepared.samples))
+    print(f"{recipe.name} {precision}: {found}")
+    assert found.within
 
 
-def test_it_computes_what_its_twin_computed_elsewhere(finished: Finished) -> None:
-    tolerances = read_golden(finished.bundle).tolerances
-    samples = finished.prepared.samples
-    with opened(finished.int8) as engine:
+def test_it_computes_what_its_twin_computed_elsewhere(recipe: Recipe) -> None:
+    tolerances = read_golden(recipe.bundle).tolerances
+    samples = recipe.prepared.samples
+    with opened(recipe.int8) as engine:
         share = share_beyond(outputs_on(engine, samples), samples.twin, tolerances)
-    print(
-        f"{finished.prepared.name}: {share:.2%} of {len(samples)} samples are beyond the golden tolerance of the twin"
-    )
+    print(f"{recipe.name}: {share:.2%} of {len(samples)} samples are beyond the golden tolerance of the twin")
     assert share <= max(BEYOND, 1.5 / len(samples))
 
 
-def test_int8_is_not_slower_than_float16(finished: Finished, effort: Effort, tmp_path: Path) -> None:
+def test_int8_is_not_slower_than_float16(recipe: Recipe) -> None:
     """It fails where int8 is slower beyond the noise; wherever it looks slower, the layers to blame are printed."""
-    inputs = sample_of(finished.bundle)
-    with both(finished) as (int8, float16):
-        taken = measured({"int8": int8, "float16": float16}, inputs, tmp_path, effort)
-        ratio = ratio_of(taken, "int8", "float16")
-        for label in ("int8", "float16"):
-            times = [one for session in taken.sessions for one in session.samples_ns[label]]
-            print(
-                f"{finished.prepared.name} {label}: p50 {percentile_us(times, 50)}, p99 {percentile_us(times, 99)} us"
-            )
-        print(f"{finished.prepared.name}: int8 takes {ratio} as long as float16")
-        if ratio.slower:
-            with opened(int8) as ours, opened(float16) as theirs:
-                print("\n".join(layers_to_blame(ours.layers(), theirs.layers())))
-        assert not ratio.surely_slower
+    float16_of(recipe)
+    taken = recipe.finished.measurement
+    assert taken is not None
+    ratio = ratio_of(taken, "engine", LABEL)
+    for label in ("engine", LABEL):
+        times = [one for session in taken.sessions for one in session.samples_ns[label]]
+        print(f"{recipe.name} {label}: p50 {percentile_us(times, 50)} us, p99 {percentile_us(times, 99)} us")
+    blamed = "\n  ".join([f"{recipe.name}: int8 takes {ratio} as long as float16", *recipe.layers_to_blame])
+    print(blamed)
+    assert not ratio.surely_slower, blamed
 
 
-def test_what_an_open_engine_takes_of_memory_is_told_and_given_back(finished: Finished, effort: Effort) -> None:
-    inputs = sample_of(finished.bundle)
-    open_int8 = partial(opened, finished.int8)
+def test_the_layers_of_both_engines_and_their_times_are_in_the_bundle(recipe: Recipe) -> None:
+    fingerprint = recipe.finished.entry.fingerprint
+    names = ["layers.json"] + (["float16-layers.json"] if recipe.quantized else [])
+    for name in names:
+        listed = json.loads(recipe.bundle.read(f"engines/{fingerprint}/{name}"))["layers"]
+        assert listed
+        timed = [layer["time_ns"] for layer in listed if layer["time_ns"] is not None]
+        print(f"{recipe.name} {name}: {len(listed)} layers, {len(timed)} of them timed")
+        assert sum(timed) > 0
+
+
+def test_what_an_open_engine_takes_of_memory_is_told_and_given_back(recipe: Recipe, effort: Effort) -> None:
+    inputs = recipe.sample
+    open_int8 = partial(opened, recipe.int8)
     on_gpu, in_process = memory_taken(open_int8, inputs)
-    print(f"{finished.prepared.name}: {on_gpu / 2**20:.1f} MiB of the GPU, {in_process / 2**20:.1f} MiB of the process")
+    print(f"{recipe.name}: {on_gpu / 2**20:.1f} MiB of the GPU, {in_process / 2**20:.1f} MiB of the process")
 
     def once() -> None:
         with open_int8() as engine:
@@ -153,37 +136,35 @@ def test_what_an_open_engine_takes_of_memory_is_told_and_given_back(finished: Fi
     assert on_gpu >= 0
 
 
-def test_a_captured_graph_gives_the_same_and_both_are_timed(finished: Finished, effort: Effort) -> None:
-    samples, inputs = finished.prepared.samples, sample_of(finished.bundle)
-    with opened(finished.int8) as plain, opened(finished.int8, **GRAPH) as captured:
+def test_a_captured_graph_gives_the_same_and_both_are_timed(recipe: Recipe, effort: Effort) -> None:
+    samples, inputs = recipe.prepared.samples, recipe.sample
+    with opened(recipe.int8) as plain, opened(recipe.int8, **GRAPH) as captured:
         for name, values in outputs_on(plain, samples).items():
             np.testing.assert_array_equal(values, outputs_on(captured, samples)[name])
         for word, engine in (("off", plain), ("on", captured)):
             outputs = room_for(engine, inputs)
             whole, rest = call_times(engine, inputs, outputs, effort.timed_calls)
             print(
-                f"{finished.prepared.name}, graph {word}: a call p50 {percentile_us(whole, 50)} us, of it "
+                f"{recipe.name}, graph {word}: a call p50 {percentile_us(whole, 50)} us, of it "
                 f"{percentile_us(rest, 50)} us are not waiting for the GPU"
             )
 
 
 @pytest.mark.parametrize("graph", [False, True])
-def test_ten_thousand_calls_leak_nothing(finished: Finished, effort: Effort, graph: bool) -> None:
-    inputs = sample_of(finished.bundle)
-    with opened(finished.int8, cuda_graph=graph) as engine:
+def test_ten_thousand_calls_leak_nothing(recipe: Recipe, effort: Effort, graph: bool) -> None:
+    inputs = recipe.sample
+    with opened(recipe.int8, cuda_graph=graph) as engine:
         outputs = room_for(engine, inputs)
         growth = growth_over(lambda: engine.run_into(inputs, outputs), effort.calls)
-    print(
-        f"{finished.prepared.name}: after {effort.calls} calls {growth.host:+} bytes resident, {growth.gpu:+} on the GPU"
-    )
+    print(f"{recipe.name}: after {effort.calls} calls {growth.host:+} bytes resident, {growth.gpu:+} on the GPU")
     assert growth.host <= LEAKED
     assert growth.gpu <= LEAKED
 
 
-def test_an_engine_that_fits_is_deserialized_once(finished: Finished, deserialized: list[int]) -> None:
+def test_an_engine_that_fits_is_deserialized_once(recipe: Recipe, deserialized: list[int]) -> None:
     """Or else the tests below could not see that one was not."""
-    enginewright_runtime.open(finished.bundle.path).close()
-    assert deserialized == [len(finished.int8.data)]
+    enginewright_runtime.open(recipe.bundle.path).close()
+    assert deserialized == [len(recipe.int8.data)]
 
 
 @pytest.mark.parametrize(
@@ -193,14 +174,15 @@ def test_an_engine_that_fits_is_deserialized_once(finished: Finished, deserializ
         ({"compute_capability": "5.0"}, r"it needs compute capability 5\.0, and the .* here has \d+\.\d"),
         ({"device": "Another GPU"}, r"it was tuned on a Another GPU, and this is a .*: compile it here"),
     ],
+    ids=["version", "capability", "model"],
 )
 def test_an_engine_of_another_version_or_device_is_refused_with_the_reason(
-    finished: Finished, deserialized: list[int], tmp_path: Path, changed: dict[str, str], message: str
+    recipe: Recipe, deserialized: list[int], tmp_path: Path, changed: dict[str, str], message: str
 ) -> None:
-    entry = replace(finished.entry, requires={**finished.entry.requires, **changed})
+    entry = replace(recipe.finished.entry, requires={**recipe.finished.entry.requires, **changed})
     path = tmp_path / "other.ewb"
-    files = {name: finished.bundle.read(name) for name in finished.bundle.contents}
-    write_bundle(path, replace(finished.bundle.manifest, engines=(entry,)), files)
+    files = {name: recipe.bundle.read(name) for name in recipe.bundle.contents}
+    write_bundle(path, replace(recipe.bundle.manifest, engines=(entry,)), files)
     with pytest.raises(NoEngineFits, match=message) as caught:
         enginewright_runtime.open(path)
     assert caught.value.hint == "on its device: enginewright-runtime compile BUNDLE"
@@ -208,11 +190,11 @@ def test_an_engine_of_another_version_or_device_is_refused_with_the_reason(
 
 
 def test_an_altered_engine_is_refused_before_it_is_deserialized(
-    finished: Finished, deserialized: list[int], tmp_path: Path
+    recipe: Recipe, deserialized: list[int], tmp_path: Path
 ) -> None:
-    data = bytearray(finished.bundle.path.read_bytes())
-    inside = bytes(data).index(finished.int8.data)
-    data[inside + len(finished.int8.data) // 2] ^= 1
+    data = bytearray(recipe.bundle.path.read_bytes())
+    inside = bytes(data).index(recipe.int8.data)
+    data[inside + len(recipe.int8.data) // 2] ^= 1
     path = tmp_path / "altered.ewb"
     path.write_bytes(data)
     with pytest.raises(BundleError, match="it was altered"):
@@ -221,23 +203,23 @@ def test_an_altered_engine_is_refused_before_it_is_deserialized(
 
 
 def test_an_engine_with_a_foreign_header_is_refused_before_it_is_deserialized(
-    finished: Finished, deserialized: list[int], tmp_path: Path
+    recipe: Recipe, deserialized: list[int], tmp_path: Path
 ) -> None:
     """Its digests are right: whoever packed it had no engine of this library."""
     for foreign, message in ((b"vtrt", "an engine of TensorRT-RTX"), (b"ELF\x7f", "no engine of TensorRT")):
-        files = {name: finished.bundle.read(name) for name in finished.bundle.contents}
-        files[finished.entry.path] = foreign + finished.int8.data[4:]
+        files = {name: recipe.bundle.read(name) for name in recipe.bundle.contents}
+        files[recipe.finished.entry.path] = foreign + recipe.int8.data[4:]
         path = tmp_path / "foreign.ewb"
-        write_bundle(path, finished.bundle.manifest, files)
+        write_bundle(path, recipe.bundle.manifest, files)
         with pytest.raises(EngineError, match=message):
             enginewright_runtime.open(path)
     assert deserialized == []
 
 
-def test_the_bundle_as_it_was_carried_is_not_changed(finished: Finished) -> None:
-    assert read_bundle(finished.prepared.bundle.path).sha256 == finished.prepared.bundle.sha256
-    assert read_bundle(finished.prepared.bundle.path).manifest.engines == ()
+def test_the_bundle_as_it_was_carried_is_not_changed(recipe: Recipe) -> None:
+    assert read_bundle(recipe.prepared.bundle.path).sha256 == recipe.prepared.bundle.sha256
+    assert read_bundle(recipe.prepared.bundle.path).manifest.engines == ()
 
 
-def test_the_backend_says_that_its_own_needs_fit(finished: Finished) -> None:
-    assert backend("tensorrt").misfit(finished.entry.requires) == ""
+def test_the_backend_says_that_its_own_needs_fit(recipe: Recipe) -> None:
+    assert backend("tensorrt").misfit(recipe.finished.entry.requires) == ""
