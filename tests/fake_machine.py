@@ -1,13 +1,14 @@
 """A machine with a GPU and TensorRT that are not there, for commands that run in processes of their own.
 
 `make_machine` writes a folder that, first on PYTHONPATH, is what an installation would be: the modules `tensorrt` (of a
-recorded version) and `pycuda.driver` or `cuda.bindings.driver`, TensorRT's distribution, and a `libcuda.so.1` that
-ctypes finds. All of them are the fakes of tests/fake_tensorrt.py and tests/fake_cuda.py.
+recorded version) and `pycuda.driver` or `cuda.bindings.driver`, TensorRT's distribution, a `libcuda.so.1` that ctypes
+finds, and a program `trtexec`. All of them are the fakes of tests/fake_tensorrt.py and tests/fake_cuda.py.
 """
 
 from __future__ import annotations
 
 import os
+import sys
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -43,6 +44,15 @@ from tests.fake_machine import tensorrt
 sys.modules[__name__] = tensorrt()
 """,
 }
+_TRTEXEC = """#!{python}
+import json, sys
+from pathlib import Path
+options = dict(word.partition("=")[::2] for word in sys.argv[1:])
+if "--useCudaGraph" in options and "{version}".startswith("8"):
+    sys.exit("Unknown option: --useCudaGraph=0")
+assert Path(options["--loadEngine"]).read_bytes().startswith(b"ftrt")
+Path(options["--exportTimes"]).write_text(json.dumps([{{"computeMs": 0.25, "latencyMs": 0.3}}] * 10))
+"""
 _THROUGH = {
     "pycuda": {
         "pycuda/__init__.py": "",
@@ -75,11 +85,16 @@ def make_machine(
         path = folder / name
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(text.lstrip())
+    program = folder / "bin" / "trtexec"
+    program.parent.mkdir(exist_ok=True)
+    program.write_text(_TRTEXEC.format(python=sys.executable, version=version))
+    program.chmod(0o755)
     paths = [folder, REPOSITORY, REPOSITORY / "runtime", REPOSITORY / "builder"]
     return {
         **os.environ,
         "PYTHONPATH": os.pathsep.join(map(str, paths)),
         "PYTHONDONTWRITEBYTECODE": "1",
+        "PATH": os.pathsep.join([str(program.parent), os.environ.get("PATH", "")]),
         "FAKE_TENSORRT": version,
         "FAKE_TIMES_MS": f"{int8_ms} {float_ms}",
     }

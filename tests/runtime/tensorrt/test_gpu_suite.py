@@ -77,6 +77,48 @@ def test_a_folder_without_recipes_fails_and_is_not_passed_over(machine: Runs, tm
     assert "python -m tests.gpu.prepare FOLDER makes it on a workstation" in said
 
 
+@pytest.mark.parametrize(
+    ("version", "through", "flags"),
+    [
+        ("8.6.1", "pycuda", "--exposeDMA"),
+        ("11.4.0", "cuda.bindings", "--exposeDMA --noDataTransfers=0 --useCudaGraph=0 --useSpinWait=0"),
+    ],
+    ids=["8.6.1", "11.4.0"],
+)
+def test_the_benchmark_prints_a_whole_page(
+    machine: Runs, tmp_path: Path, version: str, through: str, flags: str
+) -> None:
+    page = tmp_path / "page.md"
+    folder = make_prepared(tmp_path / "carried")
+    done = machine("benchmarks/tensorrt_gpu.py", str(folder), "--output", str(page), version=version, through=through)
+    assert done.returncode == 0, done.stderr
+    text = page.read_text()
+    assert text.startswith(f"# NVIDIA Fake with TensorRT {version}, measured\n")
+    assert "**A smoke run: " in text
+    titles = re.findall(r"^## (.*)$", text, flags=re.MULTILINE)
+    assert titles == [
+        "Accuracy",
+        "Latency",
+        "On the GPU, as trtexec takes it",
+        "CUDA graph, and what of a call is ours",
+        "Memory",
+        "Builds",
+        "Layers",
+        "Beside trtexec",
+    ]
+    for engine in ("int8", "int8, graph", "float16", "float16, graph"):
+        assert f"| tiny | {engine} | " in text
+    assert f"| tiny | int8 | 1.000 | within | {flags} |" in text
+    assert "layers that only reformat: 1, 700.0 us" in text
+    assert str(tmp_path / "carried") not in text
+
+
+def test_the_benchmark_says_where_there_is_nothing_to_measure(machine: Runs, tmp_path: Path) -> None:
+    done = machine("benchmarks/tensorrt_gpu.py", str(tmp_path / "nothing"))
+    assert done.returncode == 1
+    assert "holds no recipe" in done.stderr
+
+
 def test_a_machine_without_a_gpu_skips_all_of_them_with_the_reason() -> None:
     done = subprocess.run(
         [sys.executable, "-m", "pytest", "tests/gpu", "-q", "-rs", "-p", "no:cacheprovider"],
