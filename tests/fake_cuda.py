@@ -26,6 +26,7 @@ class FakeBindings:
         self.limit_bytes = limit_bytes
         self.calls: list[str] = []
         self.live: dict[int, Any] = {}
+        self.on_gpu: set[int] = set()
         self.marked: list[int] = []
         self.recording: list[Callable[[], None]] | None = None
         self.CUstreamCaptureMode = SimpleNamespace(CU_STREAM_CAPTURE_MODE_THREAD_LOCAL="thread local")
@@ -72,7 +73,7 @@ class FakeBindings:
         del self.live[handle]
 
     def _cuMemGetInfo(self) -> tuple[int, int]:
-        taken = sum(ctypes.sizeof(what) for what in self.live.values() if isinstance(what, ctypes.Array))
+        taken = sum(ctypes.sizeof(self.live[address]) for address in self.on_gpu if address in self.live)
         return self.limit_bytes - taken, self.limit_bytes
 
     def _cuInit(self, flags: int) -> None: ...
@@ -93,7 +94,9 @@ class FakeBindings:
         return self._handle("stream")
 
     def _cuMemAlloc(self, size: int) -> int:
-        return self._take(size)
+        address = self._take(size)
+        self.on_gpu.add(address)
+        return address
 
     def _cuMemHostAlloc(self, size: int, flags: int) -> int:
         return self._take(size)
@@ -167,7 +170,7 @@ class FakePyCuda:
         return event
 
     def mem_alloc(self, size: int) -> Any:
-        bindings, address = self._bindings, self._bindings._take(size)
+        bindings, address = self._bindings, self._bindings._cuMemAlloc(size)
 
         class Memory:
             def __int__(self) -> int:
