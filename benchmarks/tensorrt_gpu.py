@@ -36,10 +36,9 @@ from enginewright_runtime.canonical import Json  # noqa: E402
 from enginewright_runtime.errors import EnginewrightError  # noqa: E402
 from enginewright_runtime.measure import EngineToMeasure, Measurement, measure  # noqa: E402
 from enginewright_runtime.tensorrt.device import probe  # noqa: E402
-from enginewright_runtime.tensorrt.gpu_time import time_on_gpu  # noqa: E402
+from enginewright_runtime.tensorrt.gpu_time import GpuTimes, time_on_gpu  # noqa: E402
 
-GRAPH: dict[str, Json] = {"cuda_graph": True}
-"""What an engine is opened with to run through a CUDA graph."""
+GRAPH: dict[str, Json] = {"cuda_graph": True}  # what an engine is opened with to run through one
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -125,18 +124,18 @@ def _row(
     effort: Effort,
 ) -> Row:
     sample = recipe.sample
-    calls = {}
+    calls, on_gpu = {}, {}
     for graph in (False, True):
         with opened(engine, cuda_graph=graph) as one:
             room = room_for(one, sample)
             call_times(one, sample, room, effort.timed_calls // 4)  # warm
             calls[graph] = call_times(one, sample, room, effort.timed_calls)
+            on_gpu[graph] = _time_on_gpu(one, recipe, effort)
     with opened(engine) as one:
-        on_gpu = time_on_gpu(one, sample, warm_up_ns=effort.gpu_warm_up_ns, least_ns=effort.gpu_ns)
         accuracy = judge_accuracy(recipe.prepared, outputs_on(one, recipe.prepared.samples))
-        flags = on_gpu.to_json()["flags"]
-        lengths = {"warm_up_ms": effort.gpu_warm_up_ns // 10**6, "least_seconds": effort.gpu_ns // 10**9}
-    gpu_bytes, process_bytes = memory_taken(partial(opened, engine), sample)
+    flags = on_gpu[False].to_json()["flags"]
+    lengths = {"warm_up_ms": effort.gpu_warm_up_ns // 10**6, "least_seconds": effort.gpu_ns // 10**9}
+    again_bytes, _ = memory_taken(partial(opened, engine), sample)
     ratio, said = _beside_trtexec(folder / precision, engine, recipe, effort)
     return Row(
         precision=precision,
@@ -145,14 +144,18 @@ def _row(
         on_gpu=on_gpu,
         flags={**flags, **lengths} if isinstance(flags, Mapping) else lengths,
         calls=calls,
-        gpu_bytes=gpu_bytes,
-        process_bytes=process_bytes,
+        gpu_bytes=taken.gpu_bytes(precision),
+        again_bytes=again_bytes,
         peak_bytes=max(session.peak_rss_bytes[precision] for session in taken.sessions),
         cold_ns=builds[0],
         cached_ns=builds[1],
         of_trtexec=ratio,
         trtexec_said=said,
     )
+
+
+def _time_on_gpu(engine: Any, recipe: Recipe, effort: Effort) -> GpuTimes:
+    return time_on_gpu(engine, recipe.sample, warm_up_ns=effort.gpu_warm_up_ns, least_ns=effort.gpu_ns)
 
 
 def _beside_trtexec(file: Path, engine: Engine, recipe: Recipe, effort: Effort) -> tuple[float | None, str]:
@@ -165,7 +168,7 @@ def _beside_trtexec(file: Path, engine: Engine, recipe: Recipe, effort: Effort) 
     ratios, flags = [], None
     for _ in range(effort.takes):
         with opened(engine) as one:
-            ours = time_on_gpu(one, recipe.sample, warm_up_ns=effort.gpu_warm_up_ns, least_ns=effort.gpu_ns)
+            ours = _time_on_gpu(one, recipe, effort)
         try:
             theirs = compute_ns(
                 program,

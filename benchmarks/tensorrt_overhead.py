@@ -115,7 +115,9 @@ def engine_of(shape: tuple[int, ...], *, through: str, cuda_graph: bool) -> Tens
     trt = SimpleNamespace(TensorIOMode=SimpleNamespace(INPUT="input"))
     library = Library(KINDS["tensorrt"], trt, "0")
     parts = (None, None, loaded, context)
-    return TensorRTEngine(library, THROUGH[through](), parts, Settings(cuda_graph=cuda_graph), in_place=False)
+    before: Any = None  # nobody asks what it takes of the GPU
+    cuda = THROUGH[through]()
+    return TensorRTEngine(library, cuda, parts, Settings(cuda_graph=cuda_graph), before, in_place=False)
 
 
 def calls_of(shape: tuple[int, ...], through: str) -> dict[str, Callable[[], object]]:

@@ -31,16 +31,18 @@ _LIBRARIES = ("numpy", "pycuda", "cuda-python", "cuda-bindings", "onnx")
 
 @dataclass(frozen=True)
 class Row:
-    """One engine of a recipe. `calls` are by whether a graph was used: the whole call, and the part that is no waiting."""
+    """One engine of a recipe. `on_gpu` and `calls` are by whether a graph was used; of calls: the whole one, and the part of
+    it that is no waiting. `gpu_bytes`: in a process of its own; `again_bytes`: for a second time in one process.
+    """
 
     precision: str
     size_bytes: int
     accuracy: Accuracy
-    on_gpu: GpuTimes
+    on_gpu: Mapping[bool, GpuTimes]
     flags: Mapping[str, Json]
     calls: Mapping[bool, tuple[Sequence[int], Sequence[int]]]
     gpu_bytes: int
-    process_bytes: int
+    again_bytes: int
     peak_bytes: int
     cold_ns: int
     cached_ns: int
@@ -162,27 +164,26 @@ class Page:
         rows = []
         for numbers in self._recipes:
             for row in numbers.rows:
-                taken = row.on_gpu
-                rows.append(
-                    [
-                        numbers.recipe.name,
-                        row.precision,
-                        *(f"{trtexec_percentile(taken.compute_ns, percent) / 1e3:.1f}" for percent in (50, 99)),
-                        *(
-                            f"{trtexec_percentile(column, 50) / 1e3:.1f}"
-                            for column in (taken.in_ns, taken.out_ns, taken.enqueue_ns)
-                        ),
-                        str(len(taken.compute_ns)),
-                        "; ".join(taken.warnings()),
-                    ]
-                )
+                for graph, taken in row.on_gpu.items():
+                    columns = (taken.in_ns, taken.out_ns, taken.enqueue_ns)
+                    rows.append(
+                        [
+                            numbers.recipe.name,
+                            row.precision,
+                            "on" if graph else "off",
+                            *(f"{trtexec_percentile(taken.compute_ns, percent) / 1e3:.1f}" for percent in (50, 99)),
+                            *(f"{trtexec_percentile(column, 50) / 1e3:.1f}" for column in columns),
+                            str(len(taken.compute_ns)),
+                            "; ".join(taken.warnings()),
+                        ]
+                    )
         flags = self._recipes[0].rows[0].flags if self._recipes else {}
         return _section(
             "On the GPU, as trtexec takes it",
             "Between CUDA events, its percentiles. Flags: "
-            + ", ".join(f"{name} {value}" for name, value in flags.items())
+            + ", ".join(f"{name} {value}" for name, value in flags.items() if name != "cuda_graph")
             + ".",
-            ["recipe", "engine", "compute p50 us", "p99", "in", "out", "enqueue", "samples", "warnings"],
+            ["recipe", "engine", "graph", "compute p50 us", "p99", "in", "out", "enqueue", "samples", "warnings"],
             rows,
         )
 
@@ -216,7 +217,7 @@ class Page:
                 row.precision,
                 f"{row.size_bytes / 2**20:.2f}",
                 f"{row.gpu_bytes / 2**20:.1f}",
-                f"{row.process_bytes / 2**20:.1f}",
+                f"{row.again_bytes / 2**20:.1f}",
                 f"{row.peak_bytes / 2**20:.0f}",
             ]
             for numbers in self._recipes
@@ -224,9 +225,9 @@ class Page:
         ]
         return _section(
             "Memory",
-            "MiB. Of the GPU and of the process: what opening the engine a second time takes, when kernels and libraries are loaded "
-            "already. Peak: of a process that does nothing but run this engine.",
-            ["recipe", "engine", "engine file", "of the GPU", "of the process", "peak resident"],
+            "MiB. Of the GPU: what a process of its own takes there, kernels and libraries included; and what opening the engine takes "
+            "a second time, when these are loaded already. Resident: the peak of a process that does nothing but run this engine.",
+            ["recipe", "engine", "engine file", "of the GPU", "again", "peak resident"],
             rows,
         )
 

@@ -7,7 +7,6 @@ import os
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -16,6 +15,7 @@ from enginewright_runtime.backends import Array
 from enginewright_runtime.errors import NotEnoughSamples
 from enginewright_runtime.measurement import Measurement
 from enginewright_runtime.stats import percentile, student_t_quantile
+from enginewright_runtime.sysfs import read_resident_bytes
 from enginewright_runtime.tensorrt.cuda import open_cuda
 
 __all__ = [
@@ -97,10 +97,10 @@ def growth_over(call: Callable[[], object], count: int) -> Growth:
     try:
         for _ in range(max(1, count // 10)):
             call()
-        resident, free = resident_bytes(), cuda.free_bytes()
+        resident, free = _resident_bytes(), cuda.free_bytes()
         for _ in range(count):
             call()
-        return Growth(resident_bytes() - resident, free - cuda.free_bytes())
+        return Growth(_resident_bytes() - resident, free - cuda.free_bytes())
     finally:
         cuda.free()
 
@@ -114,10 +114,10 @@ def memory_taken(open_engine: Callable[[], Any], inputs: Mapping[str, Array]) ->
     try:
         taken = (0, 0)
         for _ in range(2):
-            free, resident = cuda.free_bytes(), resident_bytes()
+            free, resident = cuda.free_bytes(), _resident_bytes()
             with open_engine() as engine:
                 engine.run(inputs)
-                taken = (free - cuda.free_bytes(), resident_bytes() - resident)
+                taken = (free - cuda.free_bytes(), _resident_bytes() - resident)
         return taken
     finally:
         cuda.free()
@@ -154,6 +154,5 @@ def call_times(
         del cuda.wait
 
 
-def resident_bytes() -> int:
-    pages = int(Path("/proc/self/statm").read_text().split()[1])
-    return pages * os.sysconf("SC_PAGE_SIZE")
+def _resident_bytes() -> int:
+    return read_resident_bytes(os.getpid()) or 0
