@@ -15,10 +15,10 @@ from tests.gpu.prepared import Prepared, Samples
 
 from enginewright_runtime.backends import Array
 
-__all__ = ["Accuracy", "accuracy_of", "judge_accuracy", "share_beyond"]
+__all__ = ["METRICS", "Accuracy", "accuracy_of", "judge_accuracy", "share_beyond"]
 
 _ERRORS = 2.0  # standard errors that a drop may lie beyond its budget
-WEIGHTED = {"top1": "a sample", "fidelity": "a sample", "balanced_accuracy": "a class"}
+METRICS = ("top1", "fidelity", "balanced_accuracy")  # the builder's own
 
 
 @dataclass(frozen=True)

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from tests.gpu.accuracy import WEIGHTED, accuracy_of
+from tests.gpu.accuracy import METRICS, accuracy_of
 from tests.gpu.prepared import PreparedError, Samples, as_carried, write_prepared
 
 from enginewright_runtime.backends import Array, backend
@@ -138,7 +138,7 @@ def _metric_and_split(job: Job, result: BuildResult) -> tuple[str, Split]:
         tell=lambda event: None,
     )
     metric = step.parameters["metric"].get("name")
-    if metric not in WEIGHTED:
+    if metric not in METRICS:
         raise PreparedError(
             f"{job.recipe.name}: its metric is the recipe's own Python, which a device without the builder does not run",
             hint="evaluate it over SSH: enginewright build RECIPE --target TARGET --device ssh://user@host",

@@ -102,9 +102,9 @@ def test_int8_is_not_slower_than_float16(recipe: Recipe) -> None:
     taken = recipe.finished.measurement
     assert taken is not None
     ratio = ratio_of(taken, "engine", LABEL)
-    for label in ("engine", LABEL):
+    for precision, label in (("int8", "engine"), ("float16", LABEL)):
         times = [one for session in taken.sessions for one in session.samples_ns[label]]
-        print(f"{recipe.name} {label}: p50 {percentile_us(times, 50)} us, p99 {percentile_us(times, 99)} us")
+        print(f"{recipe.name} {precision}: p50 {percentile_us(times, 50)} us, p99 {percentile_us(times, 99)} us")
     blamed = "\n  ".join([f"{recipe.name}: int8 takes {ratio} as long as float16", *recipe.layers_to_blame])
     print(blamed)
     assert not ratio.surely_slower, blamed
@@ -121,7 +121,7 @@ def test_the_layers_of_both_engines_and_their_times_are_in_the_bundle(recipe: Re
         assert sum(timed) > 0
 
 
-def test_what_an_open_engine_takes_of_memory_is_told_and_given_back(recipe: Recipe, effort: Effort) -> None:
+def test_what_an_open_engine_takes_of_memory_is_told_and_given_back(recipe: Recipe) -> None:
     inputs = recipe.sample
     open_int8 = partial(opened, recipe.int8)
     on_gpu, in_process = memory_taken(open_int8, inputs)
