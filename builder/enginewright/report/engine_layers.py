@@ -1,0 +1,219 @@
+"""What the compiler made of the network, layer by layer: what it fused, what that takes, and what int8 costs besides. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+from enginewright.report.engine_data import EngineLayers, QuantizerPair
+from enginewright.units import NONE, counted, microseconds, percent, times
+from enginewright_runtime.tensorrt.comparison import Comparison, Part, compare
+from enginewright_runtime.tensorrt.engine_layers import EngineLayer
+
+__all__ = ["EngineView", "LayerRow", "PartRow", "engine_view"]
+
+_SHOWN_NAMES = 8
+SHOWN_PARTS = 12  # in the chart, and in the table of what int8 makes slower
+
+
+@dataclass(frozen=True)
+class LayerRow:
+    """One layer. `floor` is the least time of the operations of its nodes; `share` that of the time of all layers."""
+
+    name: str
+    kind: str
+    precision: str
+    time: str
+    share: float | None
+    floor: str
+    remark: str
+
+
+@dataclass(frozen=True)
+class PartRow:
+    """Nodes that both engines compute apart from the others, and the time of their layers."""
+
+    name: str
+    int8_ns: int
+    float16_ns: int
+
+    @property
+    def change(self) -> str:
+        """How many times as fast int8 is."""
+        return times(self.float16_ns / self.int8_ns) if self.int8_ns and self.float16_ns else NONE
+
+
+@dataclass(frozen=True)
+class EngineView:
+    """Everything that the section shows of one engine. `parts`: those that take the most time, the longest first; none
+    where there is no engine in float16, or nothing was timed.
+    """
+
+    sentences: tuple[str, ...]
+    pairs: tuple[str, ...]
+    rows: tuple[LayerRow, ...]
+    parts: tuple[PartRow, ...]
+    slower: tuple[PartRow, ...]
+    timed: bool
+    floors: bool
+
+    @property
+    def longest(self) -> float:
+        return max((row.share or 0.0 for row in self.rows), default=0.0) or 1.0
+
+
+def engine_view(found: EngineLayers) -> EngineView:
+    compared = compare(found.layers, found.float16, wanted=found.wanted)
+    timed = any(layer.time_ns is not None for layer in found.layers)
+    both = timed and any(layer.time_ns is not None for layer in found.float16)
+    rows = _layer_rows(found)
+    return EngineView(
+        sentences=(_counts(found), *_time_sentences(found, compared, timed=timed), *_wanted_sentences(found, compared)),
+        pairs=broken_pairs(found),
+        rows=rows,
+        parts=_part_rows(sorted(compared.parts, key=_longest_ns, reverse=True)) if both else (),
+        slower=_part_rows(compared.to_blame) if both else (),
+        timed=timed,
+        floors=any(row.floor for row in rows),
+    )
+
+
+def broken_pairs(found: EngineLayers) -> tuple[str, ...]:
+    """The Q/DQ pairs that cost a fusion, each with the layers at fault, in words.
+
+    A pair at an input of the network has nothing to be fused with, so a layer of its own is no loss there.
+    """
+    holder = {node: layer for layer in found.layers for node in layer.nodes}
+    of_pairs = {node for pair in found.pairs for node in pair.nodes}
+    told = []
+    for pair in found.pairs:
+        alone = _distinct(
+            holder[node] for node in pair.nodes if node in holder and of_pairs.issuperset(holder[node].nodes)
+        )
+        parted = _parted(pair, holder) if pair.splits else ()
+        if not pair.before or not (alone or parted):
+            continue
+        words = []
+        if alone:
+            words.append(f"fused with nothing, computed by {_layers(alone)}")
+        if parted:
+            words.append(f"what it stands between is computed apart, by {_layers(parted)}")
+        told.append(f"{_pair(pair)}: {'; '.join(words)}.")
+    return tuple(told)
+
+
+def _counts(found: EngineLayers) -> str:
+    integer = sum(layer.precision == "int8" and not layer.reformat for layer in found.layers)
+    reformats = sum(layer.reformat for layer in found.layers)
+    return (
+        f"{counted(len(found.layers), 'layer')}: {integer:,} in int8, {reformats:,} that only reformat, and "
+        f"{len(found.layers) - integer - reformats:,} others."
+    )
+
+
+def _time_sentences(found: EngineLayers, compared: Comparison, *, timed: bool) -> tuple[str, ...]:
+    if not timed:
+        return ("The time of each layer was not taken.",)
+    share = compared.reformat_ns / compared.int8_ns if compared.int8_ns else 0.0
+    beside = f"; in the float16 engine they take {microseconds(compared.float16_reformat_ns)}" if found.float16 else ""
+    said = (
+        f"The layers that only reformat take {microseconds(compared.reformat_ns)}, {percent(share)} of the time of all "
+        f"layers{beside}."
+    )
+    method = (
+        f"Times are medians of {counted(found.runs, 'inference')} under TensorRT's profiler, which waits for each layer: "
+        f"their sum, {microseconds(compared.int8_ns)}, is more than an inference takes."
+    )
+    return said, method
+
+
+def _wanted_sentences(found: EngineLayers, compared: Comparison) -> tuple[str, ...]:
+    said = []
+    if compared.fallbacks:
+        said.append(
+            f"Computed in another precision, though the network's Q/DQ pairs ask for int8: {_some(compared.fallbacks)}."
+        )
+    elif found.wanted:
+        said.append("Nothing that the network's Q/DQ pairs ask int8 for is computed in another precision.")
+    if found.dla:
+        on_gpu = [_title(layer) for layer in found.layers if layer.multiplies and "dla" not in layer.kind.lower()]
+        there = f"these layers fell back to the GPU: {_some(on_gpu)}" if on_gpu else "no product fell back to the GPU"
+        said.append(f"The engine was to run on a DLA; {there}.")
+    return tuple(said)
+
+
+def _layer_rows(found: EngineLayers) -> tuple[LayerRow, ...]:
+    total_ns = sum(layer.time_ns or 0 for layer in found.layers)
+    of_pairs = {node for pair in found.pairs for node in pair.nodes}
+    return tuple(
+        LayerRow(
+            name=_title(layer),
+            kind=layer.kind,
+            precision=_precision(layer),
+            time=NONE if layer.time_ns is None else microseconds(layer.time_ns),
+            share=None if layer.time_ns is None or not total_ns else layer.time_ns / total_ns,
+            floor=_floor(layer, found.floors_ns),
+            remark=_remark(layer, of_pairs),
+        )
+        for layer in found.layers
+    )
+
+
+def _remark(layer: EngineLayer, of_pairs: set[str]) -> str:
+    if layer.nodes and of_pairs.issuperset(layer.nodes):
+        return "a Q/DQ pair"
+    return "reformat" if layer.reformat else ""
+
+
+def _floor(layer: EngineLayer, floors_ns: Mapping[str, float]) -> str:
+    """The operations of all its nodes; empty where they have none, or none that is known."""
+    least_ns = sum(floors_ns.get(node, 0.0) for node in layer.nodes)
+    return f"\N{GREATER-THAN OR EQUAL TO} {microseconds(least_ns)}" if least_ns else ""
+
+
+def _precision(layer: EngineLayer) -> str:
+    """What it reads, and what it writes where that is another."""
+    if layer.writes and layer.writes != layer.precision:
+        return f"{layer.precision or '?'} \N{RIGHTWARDS ARROW} {layer.writes}"
+    return layer.precision or NONE
+
+
+def _part_rows(parts: Iterable[Part]) -> tuple[PartRow, ...]:
+    return tuple(PartRow(_some(part.nodes, " + "), part.int8_ns, part.float16_ns) for part in list(parts)[:SHOWN_PARTS])
+
+
+def _longest_ns(part: Part) -> int:
+    return max(part.int8_ns, part.float16_ns)
+
+
+def _parted(pair: QuantizerPair, holder: Mapping[str, EngineLayer]) -> tuple[EngineLayer, ...]:
+    """The layers of the product before the pair and of the activation behind it, where they are two."""
+    layers = _distinct(holder[node] for node in (pair.before, *pair.after) if node in holder)
+    return layers if len(layers) > 1 and pair.before in holder else ()
+
+
+def _distinct(layers: Iterable[EngineLayer]) -> tuple[EngineLayer, ...]:
+    return tuple(dict.fromkeys(layers))
+
+
+def _pair(pair: QuantizerPair) -> str:
+    """Its place; the nodes stand in the names of the layers."""
+    after = " and ".join(pair.after) if pair.after else "an output of the network"
+    return f"{pair.quantize}, between {pair.before} and {after}"
+
+
+def _layers(layers: Sequence[EngineLayer]) -> str:
+    """Their names, with the time of each that was timed."""
+    return " and ".join(
+        _title(layer) + (f" ({microseconds(layer.time_ns)})" if layer.time_ns is not None else "") for layer in layers
+    )
+
+
+def _title(layer: EngineLayer) -> str:
+    """The nodes fused in it; a layer without any has the compiler's own name."""
+    return " + ".join(layer.nodes) or layer.name or "(unnamed)"
+
+
+def _some(names: Sequence[str], between: str = ", ") -> str:
+    more = len(names) - _SHOWN_NAMES
+    return between.join(names[:_SHOWN_NAMES]) + (f" and {more} more" if more > 0 else "")
