@@ -27,6 +27,7 @@ from enginewright.units import counted, file_size, milliseconds, points, times
 __all__ = [
     "BudgetGroup",
     "GpuRow",
+    "accuracy_note",
     "budget_groups",
     "device_rows",
     "device_title",
@@ -93,11 +94,24 @@ def device_rows(data: ReportData, run: DeviceRun) -> tuple[ComparisonRow, ...]:
     return (*rows, *_accuracy_rows(data, run.evaluation))
 
 
+def accuracy_note(data: ReportData, run: DeviceRun) -> str:
+    """Where the accuracy comes from; empty where there is none."""
+    found = run.evaluation or data.engine.evaluation
+    if found is None or found.accuracy is None:
+        return ""
+    change = accuracy_change(data.reference.evaluation, found)
+    against = f", {points(change)} against the reference" if change is not None and found.metric != FIDELITY else ""
+    if run.evaluation is None:
+        return f"No test samples were run on the device: the accuracy is that of the build{against}."
+    return f"The accuracy is that of this engine, on {found.samples:,} test samples run on the device{against}."
+
+
 def gpu_rows(gpu: GpuTiming) -> tuple[GpuRow, ...]:
+    """The computation, the copies where there are any, and how long the processor takes to enqueue it."""
+    copies = (("copies in, median", gpu.copies_in_ns), ("copies out, median", gpu.copies_out_ns))
     return (
         *(GpuRow(f"computation, {name}", milliseconds(value)) for name, value in gpu.percentiles_ns.items()),
-        GpuRow("copies in, median", milliseconds(gpu.copies_in_ns)),
-        GpuRow("copies out, median", milliseconds(gpu.copies_out_ns)),
+        *(GpuRow(name, milliseconds(value)) for name, value in copies if value),
         GpuRow("enqueueing by the processor, median", milliseconds(gpu.enqueue_ns)),
     )
 
@@ -132,12 +146,8 @@ def _accuracy_words(data: ReportData, evaluation: Evaluation | None) -> str:
 
 
 def _accuracy_rows(data: ReportData, evaluation: Evaluation | None) -> list[ComparisonRow]:
-    """The device's own accuracy, or the twin's with a word that it is that."""
+    """The device's own accuracy, or the twin's: `accuracy_note` says which it is."""
     found = evaluation or data.engine.evaluation
     if found is None or found.accuracy is None:
         return []
-    change = accuracy_change(data.reference.evaluation, found)
-    against = f"{points(change)} against the reference, " if change is not None and found.metric != FIDELITY else ""
-    where = "on this device" if evaluation else "of its twin, where it was built"
-    figure = Figure(accuracy_of(found).text, f"{against}{found.samples:,} samples {where}")
-    return [ComparisonRow(metric_name(found.metric), Figure(), figure, Figure())]
+    return [ComparisonRow(metric_name(found.metric), Figure(), accuracy_of(found), Figure())]

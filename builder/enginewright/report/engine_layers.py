@@ -115,10 +115,14 @@ def _time_sentences(found: EngineLayers, compared: Comparison, *, timed: bool) -
     if not timed:
         return ("The time of each layer was not taken.",)
     share = compared.reformat_ns / compared.int8_ns if compared.int8_ns else 0.0
-    beside = f"; in the float16 engine they take {microseconds(compared.float16_reformat_ns)}" if found.float16 else ""
+    beside = ""
+    if found.float16:
+        there = any(layer.reformat for layer in found.float16)
+        took = f"they take {microseconds(compared.float16_reformat_ns)}" if there else "there are none"
+        beside = f"; in the float16 engine {took}"
+    cost = f"take {microseconds(compared.reformat_ns)}, {percent(share)} of the time of all layers"
     said = (
-        f"The layers that only reformat take {microseconds(compared.reformat_ns)}, {percent(share)} of the time of all "
-        f"layers{beside}."
+        f"The layers that only reformat {cost}{beside}." if compared.reformats else f"No layer only reformats{beside}."
     )
     method = (
         f"Times are medians of {counted(found.runs, 'inference')} under TensorRT's profiler, which waits for each layer: "
@@ -161,7 +165,7 @@ def _layer_rows(found: EngineLayers) -> tuple[LayerRow, ...]:
 
 def _remark(layer: EngineLayer, of_pairs: set[str]) -> str:
     if layer.nodes and of_pairs.issuperset(layer.nodes):
-        return "a Q/DQ pair"
+        return "Q/DQ alone"
     return "reformat" if layer.reformat else ""
 
 

@@ -41,6 +41,7 @@ class DeviceView:
     title: str
     place: str
     rows: tuple[comparison.ComparisonRow, ...]
+    accuracy: str
     measured: MeasuredView
     gpu: tuple[device.GpuRow, ...]
     gpu_sentences: tuple[str, ...]
@@ -71,6 +72,7 @@ def device_views(data: ReportData) -> tuple[DeviceView, ...]:
             title=device.device_title(run, data.devices),
             place=f"device-{number}",
             rows=device.device_rows(data, run),
+            accuracy=device.accuracy_note(data, run),
             measured=measured_view(run.latency, run.findings, beside="float16", reference="the engine in float16"),
             gpu=device.gpu_rows(run.gpu) if run.gpu else (),
             gpu_sentences=device.gpu_sentences(run.gpu) if run.gpu else (),

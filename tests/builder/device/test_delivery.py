@@ -87,7 +87,7 @@ def test_a_pending_bundle_comes_back_compiled_evaluated_and_measured(ready_lab: 
     with enginewright_runtime.open(tmp_path / "back.ewb") as session:
         assert session.entry == came.entry
     page = back.read("report.html").decode()
-    assert "50 samples on this device" in page
+    assert "on 50 test samples run on the device" in page
     assert page == render_html(report_of_bundle(back)) == render_html(came.report)
     stages = [line.split(":")[0] for line in log.getvalue().splitlines() if line.startswith("[")]
     assert stages == [
@@ -234,7 +234,7 @@ def test_build_finishes_on_the_device_and_prints_what_was_measured_there(built: 
     assert back.manifest.accuracy["engine"] == device["accuracy"] == finished.json["accuracy"]["engine"]
     assert "[5/5] device/bring back" in finished.err
     page = back.read("report.html")
-    assert "128 samples on this device" in page.decode()
+    assert "on 128 test samples run on the device" in page.decode()
     assert Path(finished.json["report"]).read_bytes() == page
     assert "## Measured on " in (built.root / "dist" / "tiny-cpu.md").read_text(encoding="utf-8")
 
