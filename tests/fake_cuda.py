@@ -26,6 +26,7 @@ class FakeBindings:
         self.limit_bytes = limit_bytes
         self.calls: list[str] = []
         self.live: dict[int, Any] = {}
+        self.on_gpu: set[int] = set()
         self.marked: list[int] = []
         self.recording: list[Callable[[], None]] | None = None
         self.CUstreamCaptureMode = SimpleNamespace(CU_STREAM_CAPTURE_MODE_THREAD_LOCAL="thread local")
@@ -42,6 +43,8 @@ class FakeBindings:
                 found = answer(*arguments)
             except MemoryError:
                 return (Code.CUDA_ERROR_OUT_OF_MEMORY, None)
+            if isinstance(found, tuple):
+                return (Code.CUDA_SUCCESS, *found)
             return (Code.CUDA_SUCCESS,) if found is None else (Code.CUDA_SUCCESS, found)
 
         return call
@@ -69,23 +72,31 @@ class FakeBindings:
     def _drop(self, handle: int) -> None:
         del self.live[handle]
 
+    def _cuMemGetInfo(self) -> tuple[int, int]:
+        taken = sum(ctypes.sizeof(self.live[address]) for address in self.on_gpu if address in self.live)
+        return self.limit_bytes - taken, self.limit_bytes
+
     def _cuInit(self, flags: int) -> None: ...
     def _cuDeviceGet(self, index: int) -> int:
         return index
 
     def _cuDevicePrimaryCtxRetain(self, device: int) -> str:
-        self.live[-1] = "context"
+        self.live[-1] = self.live.get(-1, 0) + 1  # the context is one, and each who retains it releases it
         return "context"
 
     def _cuDevicePrimaryCtxRelease(self, device: int) -> None:
-        self._drop(-1)
+        self.live[-1] -= 1
+        if not self.live[-1]:
+            self._drop(-1)
 
     def _cuCtxSetCurrent(self, context: str) -> None: ...
     def _cuStreamCreate(self, flags: int) -> int:
         return self._handle("stream")
 
     def _cuMemAlloc(self, size: int) -> int:
-        return self._take(size)
+        address = self._take(size)
+        self.on_gpu.add(address)
+        return address
 
     def _cuMemHostAlloc(self, size: int, flags: int) -> int:
         return self._take(size)
@@ -159,7 +170,7 @@ class FakePyCuda:
         return event
 
     def mem_alloc(self, size: int) -> Any:
-        bindings, address = self._bindings, self._bindings._take(size)
+        bindings, address = self._bindings, self._bindings._cuMemAlloc(size)
 
         class Memory:
             def __int__(self) -> int:
@@ -181,8 +192,66 @@ class FakePyCuda:
 
         return array.view(Locked)
 
+    def mem_get_info(self) -> tuple[int, int]:
+        return self._bindings._cuMemGetInfo()
+
     def memcpy_htod_async(self, device: int, host: Any, stream: Any) -> None:
-        ctypes.memmove(device, host.ctypes.data, host.nbytes)
+        self._bindings.enqueue(lambda: ctypes.memmove(device, host.ctypes.data, host.nbytes) and None)
 
     def memcpy_dtoh_async(self, host: Any, device: int, stream: Any) -> None:
-        ctypes.memmove(host.ctypes.data, device, host.nbytes)
+        self._bindings.enqueue(lambda: ctypes.memmove(host.ctypes.data, device, host.nbytes) and None)
+
+
+class FakeDriver:
+    """The library libcuda.so.1 as ctypes gives it, for what is asked of it directly: the device, and graphs."""
+
+    def __init__(self, bindings: FakeBindings) -> None:
+        self._bindings = bindings
+
+    def cuInit(self, flags: int) -> int:
+        return 0
+
+    def cuDeviceGetCount(self, count: Any) -> int:
+        return _put(count, 1)
+
+    def cuDeviceGet(self, device: Any, index: int) -> int:
+        return _put(device, index)
+
+    def cuDeviceGetAttribute(self, value: Any, number: int, device: Any) -> int:
+        return _put(value, {16: 132, 75: 9, 76: 0}.get(number, 0))
+
+    def cuDeviceGetName(self, name: Any, size: int, device: Any) -> int:
+        name.value = b"NVIDIA Fake"
+        return 0
+
+    def cuDeviceTotalMem_v2(self, size: Any, device: Any) -> int:
+        return _put(size, self._bindings.limit_bytes)
+
+    def cuDriverGetVersion(self, version: Any) -> int:
+        return _put(version, 13000)
+
+    def cuStreamBeginCapture_v2(self, stream: Any, mode: int) -> int:
+        self._bindings._cuStreamBeginCapture(stream.value, "")
+        return 0
+
+    def cuStreamEndCapture(self, stream: Any, graph: Any) -> int:
+        return _put(graph, self._bindings._cuStreamEndCapture(stream.value))
+
+    def cuGraphInstantiateWithFlags(self, ready: Any, graph: Any, flags: Any) -> int:
+        return _put(ready, self._bindings._cuGraphInstantiate(graph.value, 0))
+
+    def cuGraphLaunch(self, graph: Any, stream: Any) -> int:
+        self._bindings._cuGraphLaunch(graph.value, stream.value)
+        return 0
+
+    def cuGraphDestroy(self, graph: Any) -> int:
+        self._bindings._drop(graph.value)
+        return 0
+
+    cuGraphExecDestroy = cuGraphDestroy
+
+
+def _put(reference: Any, value: int) -> int:
+    """What a function of the driver writes through a pointer that ctypes.byref made."""
+    reference._obj.value = value
+    return 0

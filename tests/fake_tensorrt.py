@@ -46,6 +46,7 @@ def fake_tensorrt(version: str, **behaviour: Any) -> Any:
         },
         config=None,
         network_flags=0,
+        parser_flags=[],
         version=version,
         module=module,
     )
@@ -154,6 +155,9 @@ class _OnnxParser:
         self._network = network
         self._errors: list[Any] = []
 
+    def set_flag(self, flag: Any) -> None:
+        self._world.parser_flags.append(flag.name)
+
     def parse(self, model: bytes) -> bool:
         self._network._model = model
         for index, (name, operator) in enumerate(node_names(model)):
@@ -194,7 +198,7 @@ class _IBuilderConfig:
         self._cache: Any = None
 
     builder_optimization_level: int | None = None
-    profiling_verbosity = default_device_type = DLA_core = progress_monitor = None
+    profiling_verbosity = default_device_type = DLA_core = progress_monitor = int8_calibrator = None
 
     def set_flag(self, flag: Any) -> None:
         self._flags.append(flag.name)
@@ -205,6 +209,10 @@ class _IBuilderConfig:
     def add_optimization_profile(self, profile: Any) -> int:
         self._profiles.append(profile)
         return len(self._profiles) - 1
+
+    def set_calibration_profile(self, profile: Any) -> bool:
+        self._calibration_profile = profile
+        return True
 
     def can_run_on_DLA(self, layer: Any) -> bool:
         return layer.name not in self._world.not_on_dla
@@ -359,6 +367,10 @@ class _IProfiler:
     def __init__(self) -> None: ...
 
 
+class _IInt8EntropyCalibrator2:
+    def __init__(self) -> None: ...
+
+
 _BEHAVIOUR: dict[str, type] = {
     "ILogger": _ILogger,
     "Builder": _Builder,
@@ -373,4 +385,5 @@ _BEHAVIOUR: dict[str, type] = {
     "IExecutionContext": _IExecutionContext,
     "IProgressMonitor": _IProgressMonitor,
     "IProfiler": _IProfiler,
+    "IInt8EntropyCalibrator2": _IInt8EntropyCalibrator2,
 }

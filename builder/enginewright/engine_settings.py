@@ -12,11 +12,12 @@ from enginewright.recipe import Recipe
 from enginewright.target import Target
 from enginewright_runtime.canonical import Json
 
-__all__ = ["TWIN_TOLERANCE", "EngineSettings", "own_settings", "twin_settings", "typed_by_the_network"]
+__all__ = ["DLA_BATCH", "TWIN_TOLERANCE", "EngineSettings", "own_settings", "twin_settings", "typed_by_the_network"]
 
 # The batches that a TensorRT engine takes, and the one that its kernels are chosen for: a camera gives one image, and
 # an evaluation on the device many.
 _BATCHES: tuple[int, int, int] = (1, 1, 32)
+DLA_BATCH = 1  # a DLA runs fixed shapes alone
 
 _TYPED_FROM = 11  # TensorRT has no flags of precision from here on
 
@@ -77,7 +78,7 @@ def _sizes(recipe: Recipe, target: Target) -> dict[str, Json]:
     for name, spec in recipe.model.inputs.items():
         for axis, size in enumerate(spec.shape):
             if isinstance(size, str) and axis == 0:
-                sizes[size] = list(_BATCHES)
+                sizes[size] = list(_BATCHES) if target.dla_core is None else [DLA_BATCH] * 3
             elif isinstance(size, str) and size not in sizes:
                 raise UsageError(
                     f"the dimension '{size}' of the input '{name}' is free, and a TensorRT engine ({target.name}) is built "

@@ -26,6 +26,8 @@ def host_facts(target: Target) -> HostFacts:
     here = target.build == "here"
     requires = backend(target.backend).requires(target.engine_settings()) if here else dict(can.requires or {})
     pending = "" if here or can.runs else can.why
+    if target.dla_core is not None:  # which wants a network and scales of its own, and the GPU for what it cannot run
+        pending = pending or "an engine for a DLA is built by enginewright-runtime compile"
     return HostFacts(
         dialect=backend_dialect(target.backend, target.machine or host.machine(), host.instruction_sets()),
         requires=requires,

@@ -29,7 +29,7 @@ from enginewright.compression import (
     Student,
     Training,
 )
-from enginewright.engine_settings import TWIN_TOLERANCE, own_settings, twin_settings, typed_by_the_network
+from enginewright.engine_settings import DLA_BATCH, TWIN_TOLERANCE, own_settings, twin_settings, typed_by_the_network
 from enginewright.errors import UsageError
 from enginewright.plain_json import plain_json
 from enginewright.recipe import Factory, Recipe, effective_budget
@@ -133,6 +133,8 @@ class _Layout:
         if self.target.on_gpu:
             if self.unquantized is not None:  # int8 is measured beside it
                 inputs["unquantized"] = self._half("unquantized/half", self.unquantized)
+                if self.target.dla_core is not None:  # up to TensorRT 10 it takes no Q/DQ pairs
+                    inputs["calibrated"] = self.unquantized
             if self.target.precision == "float16":
                 # The device's TensorRT may go by flags or by types: the bundle has a network for each.
                 inputs["half"] = self._half("half", network)
@@ -161,7 +163,7 @@ class _Layout:
             "rates": dict(vars(rates_of(self.target))),
             "reason": self.host.pending,
             "power_mode": self.target.power_mode,
-            # Up to TensorRT 10 a DLA takes no Q/DQ pairs: it wants the same scales as a file.
+            # A DLA that takes no Q/DQ pairs wants the same scales as a file.
             "calibration_cache_for": self.target.tensorrt if self.target.dla_cores else None,
         }
         self._add("pack", "pack_pending", parameters, inputs)
@@ -359,6 +361,8 @@ class _Layout:
         }
         if self.host.pending:
             parameters["golden_tolerance"] = TWIN_TOLERANCE
+        if self.target.dla_core is not None:
+            parameters["largest_batch"] = DLA_BATCH
         return self._add(name, "evaluate", parameters, inputs, data=True)
 
     def _add(

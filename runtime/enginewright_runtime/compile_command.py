@@ -66,7 +66,8 @@ def _device_lines(finished: Finished) -> list[str]:
     median = trtexec_percentile(on_gpu.compute_ns, 50)
     return [
         f"  {len(layers)} layers, of them {integer} int8 and {reformats} that only reformat",
-        f"  GPU time {median / 1e6:.4g} ms at the median, taken as trtexec does without a CUDA graph",
+        f"  GPU time {median / 1e6:.4g} ms at the median, taken as trtexec does "
+        f"{'with' if on_gpu.cuda_graph else 'without'} a CUDA graph",
         *(f"  warning: {warning}" for warning in on_gpu.warnings()),
     ]
 

@@ -16,6 +16,6 @@ def evidence_of(manifest: Manifest, measurement: Measurement, *, size_bytes: int
     return Evidence(
         sessions_ns=measurement.sessions_ns("engine"),
         size_bytes=size_bytes,
-        peak_memory_bytes=measurement.peak_rss_bytes("engine"),
+        peak_memory_bytes=measurement.peak_memory_bytes("engine"),
         accuracy_drop=accuracy["reference"] - accuracy["engine"] if known else None,
     )

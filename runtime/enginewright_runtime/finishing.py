@@ -31,6 +31,8 @@ OnPhase = Callable[[str], None]
 
 MODEL_NAME = "model.onnx"
 HALF_NAME = "model.float16.onnx"  # for a TensorRT that goes by the network's types
+# The network without its Q/DQ pairs, and their scales: for a DLA, which takes no pairs where flags decide about int8.
+CALIBRATED_NAME, CACHE_NAME = "calibrated.onnx", "calibration.cache"
 
 
 @dataclass(frozen=True)
@@ -147,9 +149,13 @@ def _compile(
 
     if not isinstance(chosen, TensorRT):
         return chosen.compile(bundle.read(MODEL_NAME), pending.settings), ()
+    typed = chosen.typed_by_the_network()
     half = HALF_NAME in bundle.contents and pending.settings.get("precision", "float16") == "float16"
-    model = HALF_NAME if half and chosen.typed_by_the_network() else MODEL_NAME
-    built = chosen.build(bundle.read(model), pending.settings, on_phase=_counted(on_phase))
+    if not typed and CALIBRATED_NAME in bundle.contents:
+        model, calibration = bundle.read(CALIBRATED_NAME), bundle.read(CACHE_NAME)
+    else:
+        model, calibration = bundle.read(HALF_NAME if half and typed else MODEL_NAME), None
+    built = chosen.build(model, pending.settings, calibration=calibration, on_phase=_counted(on_phase))
     on_gpu = tuple(f"not on the DLA, on the GPU: {name}" for name in built.on_gpu)
     return built.engine, (*on_gpu, *built.warnings)
 

@@ -140,12 +140,13 @@ class Measuring:
             before = conditions()
             samples, cpu, readings = self._take_rounds(workers)
             after = conditions()
-            peaks = {label: worker.ask("report").field("peak_rss_bytes").integer() for label, worker in workers.items()}
+            reports = {label: worker.ask("report") for label, worker in workers.items()}
         record = SessionRecord(
             samples_ns={label: tuple(taken) for label, taken in samples.items()},
             cpu_ns={label: tuple(taken) for label, taken in cpu.items()},
             warm_up=warm_ups,
-            peak_rss_bytes=peaks,
+            peak_rss_bytes={label: told.field("peak_rss_bytes").integer() for label, told in reports.items()},
+            gpu_bytes={label: told.field("gpu_bytes").integer() for label, told in reports.items()},
             conditions_before=before,
             conditions_after=after,
             chunk_conditions={label: columns(taken) for label, taken in readings.items() if taken},

@@ -13,8 +13,9 @@ from enginewright_runtime.errors import MeasurementError
 from enginewright_runtime.json_field import JsonField
 from enginewright_runtime.warm_up import WarmUp, WarmUpRule
 
-# 1: the first; 2: protocol.evicted_bytes, which was 0 before; 3: sessions[].chunk_conditions and warm_up.steady_errors
-FORMAT = 3
+# 1: the first; 2: protocol.evicted_bytes, which was 0 before; 3: sessions[].chunk_conditions and warm_up.steady_errors;
+# 4: sessions[].gpu_bytes, none of which was counted before
+FORMAT = 4
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -114,6 +115,7 @@ class SessionRecord:
 
     `samples_ns` are in the order in which they were taken, one chunk a round. `cpu_ns` is the CPU time of all threads
     of a process during each chunk's samples. Evicting is in neither, and its buffer not in `peak_rss_bytes`.
+    `gpu_bytes` is the memory that an engine has taken on its GPU, beyond what is resident.
     `chunk_conditions` has what enginewright_runtime.chunk_conditions reads after each chunk, where it was asked to.
     """
 
@@ -124,6 +126,11 @@ class SessionRecord:
     conditions_before: Mapping[str, Json]
     conditions_after: Mapping[str, Json]
     chunk_conditions: Mapping[str, Columns] = dataclass_field(default_factory=dict)
+    gpu_bytes: Mapping[str, int] = dataclass_field(default_factory=dict)
+
+    def peak_memory_bytes(self, label: str) -> int:
+        """The most memory that one engine's process has had, on the processor and on the GPU, its libraries included."""
+        return self.peak_rss_bytes[label] + self.gpu_bytes.get(label, 0)
 
     def to_json(self) -> dict[str, Json]:
         """The session as a JSON object."""
@@ -140,7 +147,18 @@ class SessionRecord:
             conditions_before=field.field("conditions_before").mapping(),
             conditions_after=field.field("conditions_after").mapping(),
             chunk_conditions=_chunk_conditions(field),
+            gpu_bytes=_gpu_bytes(field),
         )
+
+
+def _gpu_bytes(session: JsonField) -> dict[str, int]:
+    """None before format 4."""
+    fields = session.fields()
+    return (
+        {label: taken.integer() for label, taken in fields["gpu_bytes"].fields().items()}
+        if "gpu_bytes" in fields
+        else {}
+    )
 
 
 def _chunk_conditions(session: JsonField) -> dict[str, Columns]:
@@ -174,9 +192,13 @@ class Measurement:
         """The raw samples of one engine, session by session."""
         return tuple(session.samples_ns[label] for session in self.sessions)
 
-    def peak_rss_bytes(self, label: str) -> int:
-        """The most memory that any of one engine's processes has had resident, its libraries included."""
-        return max(session.peak_rss_bytes[label] for session in self.sessions)
+    def peak_memory_bytes(self, label: str) -> int:
+        """The most memory that any of one engine's processes has had, on the processor and on the GPU, its libraries included."""
+        return max(session.peak_memory_bytes(label) for session in self.sessions)
+
+    def gpu_bytes(self, label: str) -> int:
+        """The most of it that was the GPU's."""
+        return max(session.gpu_bytes.get(label, 0) for session in self.sessions)
 
     def with_caches(self, caches: Caches) -> Measurement:
         """This measurement; raises MeasurementError where its caches were otherwise."""

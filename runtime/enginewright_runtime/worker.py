@@ -14,7 +14,7 @@ arrivals  period_ns, frames                                                 what
 window    duration_ns                                                       samples_ns, count
 load      (runs inferences beside, until rest)
 rest                                                                        samples_ns
-report                                                                      peak_rss_bytes
+report                                                                      peak_rss_bytes, gpu_bytes
 rehearse  bundle (path), sha256                                             outputs
 ========  ================================================================  ==================
 
@@ -114,7 +114,10 @@ class Worker:
 
     def _report(self, request: JsonField) -> dict[str, Json]:
         """The buffer that evicts is no part of what running the engine takes."""
-        return {"peak_rss_bytes": max(self._peak_before_evicting, peak_rss_bytes() - self._evictor.size_bytes)}
+        return {
+            "peak_rss_bytes": max(self._peak_before_evicting, peak_rss_bytes() - self._evictor.size_bytes),
+            "gpu_bytes": 0 if self._engine is None else self._engine.gpu_bytes(),
+        }
 
     def _time_once(self) -> int:
         if self._engine is None:

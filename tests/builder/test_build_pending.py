@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from tests.tiny_project import Finished, TinyProject, make_project
+from tests.tiny_project import REPOSITORY, Finished, TinyProject, make_project
 
 from enginewright.report import render_html
 from enginewright.report.bundle_report import report_of_bundle
@@ -42,7 +42,12 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> TinyProject:
     made = make_project(tmp_path_factory.mktemp("pending"))
     recipe = made.root / "recipes" / "tiny.yaml"
     lines = recipe.read_text().splitlines(keepends=True)
-    recipe.write_text("".join(line for line in lines if not line.startswith(("  - prune", "  - recover"))))
+    kept = [line for line in lines if not line.startswith(("  - prune", "  - recover"))]
+    recipe.write_text("".join([*kept, "  orin-dla: {}\n"]))
+    own = made.root / "targets" / "orin-dla.yaml"
+    own.parent.mkdir(exist_ok=True)
+    text = (REPOSITORY / "targets" / "orin.yaml").read_text()
+    own.write_text(text.replace("name: orin\n", "name: orin-dla\ndla_core: 0\n"))
     return made
 
 
@@ -92,6 +97,18 @@ def test_the_bundle_is_whole_and_says_what_is_pending(orin: Finished) -> None:
     assert "total_floor_ns" in json.loads(bundle.read("floors.json"))
     assert bundle.read("calibration.cache").startswith(b"TRT-100300-EntropyCalibration2\n")
     assert np.isfinite(read_golden(bundle).outputs["scores"]).all()
+
+
+def test_a_bundle_for_a_dla_has_the_network_without_pairs_and_a_golden_input_of_one(
+    project: TinyProject, orin: Finished
+) -> None:
+    finished = project.run("build", "tiny", "--target", "orin-dla", "--json")
+    assert finished.code == 0, finished.err
+    bundle = read_bundle(Path(finished.json["bundle"]))
+    assert not [name for name, _ in node_names(bundle.read("calibrated.onnx")) if "quantize" in name]
+    assert {len(array) for array in read_golden(bundle).inputs.values()} == {1}
+    [pending] = bundle.manifest.pending
+    assert pending.settings["sizes"] == {"batch": [1, 1, 1]}
 
 
 def test_the_report_shows_floors_as_floors_and_the_command(project: TinyProject, orin: Finished) -> None:

@@ -119,6 +119,15 @@ def test_a_target_that_wants_float32_gets_no_network_in_float16() -> None:
     assert plan_of(newest, here).step("compile").inputs["network"].step == "quantize"
 
 
+def test_for_a_dla_the_shapes_are_fixed_and_the_network_goes_along_without_pairs() -> None:
+    plan = plan_of(replace(ORIN, dla_core=0))
+    packed = plan.step("pack")
+    assert packed.parameters["settings"]["sizes"] == {"batch": [1, 1, 1]}  # type: ignore[index, call-overload]
+    assert packed.inputs["calibrated"] == plan.step("quantize").inputs["network"]
+    assert plan.step("evaluate").parameters["largest_batch"] == 1  # its golden inputs are for such an engine
+    assert "calibrated" not in plan_of().step("pack").inputs
+
+
 def test_without_tensorrt_rtx_the_structure_is_not_checked_and_the_bundle_is_made() -> None:
     plan = plan_of(ORIN, replace(ELSEWHERE, checker=""))
     assert "check" not in names(plan)

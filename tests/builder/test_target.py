@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import get_args, get_type_hints
 
 import pytest
 
+import enginewright.target
 from enginewright.errors import TargetError, UsageError
 from enginewright.project import find_project
 from enginewright.target import Target, catalogue, load_target, load_targets
 from enginewright_runtime.backends import BACKENDS
 
+ROOT = Path(__file__).parents[2]
 GOLDEN = Path(__file__).parents[1] / "golden/errors/targets"
 CPU = "target: 1\nname: {name}\nsummary: {summary}\nbackend: onnxruntime\nbuild: here\nthreads: {threads}\n"
 
@@ -102,17 +105,56 @@ def test_the_backend_is_told_the_threads():
     assert load_target("cpu", catalogue(None)).engine_settings() == {"threads": 1}
 
 
+FIGURES = {
+    "compute_capability", "sm_count", "memory_gb", "bandwidth_gb_s", "int8_tops", "float16_tflops", "dla_cores", "jetpack",
+    "tensorrt", "cuda", "python", "power_modes", "power_mode", "workspace_mib", "threads", "channel_multiple",
+}  # fmt: skip
+
+
+def sources(target: Target) -> dict[str, str]:
+    """What the comment of each figure says: the one behind it, or else the one above it; empty where there is none."""
+    lines = target.path.read_text().splitlines()
+    found = {}
+    for above, line in zip(["", *lines], lines, strict=False):
+        key, _, rest = line.partition(":")
+        if key in FIGURES:
+            found[key] = rest.partition(" # ")[2].strip() or (above[2:].strip() if above.startswith("# ") else "")
+    return found
+
+
 def test_no_figure_of_the_catalogue_stands_without_its_source():
-    """Every figure of a device has a comment behind it; what our own measurements say has it above."""
-    figures = {
-        "compute_capability", "sm_count", "memory_gb", "bandwidth_gb_s", "int8_tops", "float16_tflops", "dla_cores", "jetpack",
-        "tensorrt", "cuda", "python", "power_modes", "power_mode", "workspace_mib",
-    }  # fmt: skip
     for target in load_targets(catalogue(None)):
-        lines = target.path.read_text().splitlines()
-        assert lines[0].startswith("# "), target.name
-        bare = [line for line in lines if line.partition(":")[0] in figures and " # " not in line]
-        assert bare == [], target.name
+        assert target.path.read_text().startswith("# "), target.name
+        assert [key for key, source in sources(target).items() if not source] == [], target.name
+        assert "unverified" not in target.path.read_text(), target.name
+
+
+def test_a_rate_is_what_its_comment_computes():
+    """Where the comment begins with a computation: SMs, clock and operations, or width and rate of the memory's bus."""
+    computed = 0
+    for target in load_targets(catalogue(None)):
+        for key, source in sources(target).items():
+            operations = re.match(r"(\d+) SMs x ([\d.]+) GHz(?: \([^)]*\))? x (\d+)", source)
+            bus = re.match(r"(\d+) bit x (2 x )?([\d.]+) G(?:Hz|bit/s) / 8", source)
+            if operations:
+                sms, clock, at_once = operations.groups()
+                assert getattr(target, key) == pytest.approx(int(sms) * float(clock) * int(at_once) / 1e3, rel=0.015)
+                assert int(sms) == target.sm_count, target.name
+            elif bus:
+                width, twice, clock = bus.groups()
+                assert getattr(target, key) == pytest.approx(
+                    int(width) * (2 if twice else 1) * float(clock) / 8, rel=0.015
+                )
+            computed += bool(operations or bus)
+    assert computed > 20
+
+
+def test_a_wheel_has_the_repositorys_catalogue_where_the_package_looks_for_it():
+    [packed] = re.findall(r'^"targets" = "(.+)"$', (ROOT / "pyproject.toml").read_text(), re.MULTILINE)
+    assert Path(enginewright.__file__).parents[1] / packed == enginewright.target._PACKAGED
+    [folder] = catalogue(None)
+    ours, theirs = ({path.name: path.read_bytes() for path in at.iterdir()} for at in (ROOT / "targets", folder))
+    assert ours == theirs
 
 
 def test_the_catalogue_has_the_devices_that_are_promised():

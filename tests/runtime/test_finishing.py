@@ -219,6 +219,22 @@ class TestTensorRT:
         assert finished.entry.requires["tensorrt"] == "10.3.0"
         assert finished.entry.fingerprint.endswith("-orin")
 
+    @pytest.mark.parametrize(("version", "name"), [("10.3.0", "calibrated.onnx"), ("11.4.0", "model.onnx")])
+    def test_a_dla_takes_pairs_where_types_decide_and_scales_from_a_file_where_flags_do(
+        self, tmp_path: Path, install: Any, version: str, name: str
+    ) -> None:
+        world = install(version, on=ORIN, dla_cores=2).world
+        path = waiting(tmp_path / "b.ewb", replace(ON_ORIN, settings={**ON_ORIN.settings, "dla_core": 0}))
+        bundle = read_bundle(path)
+        files = {file: bundle.read(file) for file in bundle.contents}
+        files |= {"model.onnx": product(quantized=True), "calibrated.onnx": product(quantized=False)}
+        files |= {"calibration.cache": b"TRT-100300-EntropyCalibration2\nx: 3eaaaaab\n"}
+        write_bundle(path, bundle.manifest, files)
+        done = finish_bundle(read_bundle(path), path)
+        assert files[name].hex().encode() in read_bundle(path).read(done.entry.path)
+        calibrator = getattr(world.config, "int8_calibrator", None)
+        assert (calibrator is not None) == (name == "calibrated.onnx")
+
     def test_engines_of_several_versions_live_in_one_bundle(self, tmp_path: Path, install: Any) -> None:
         path = waiting(tmp_path / "b.ewb", ON_ORIN)
         for version in ("10.3.0", "10.13.3"):

@@ -105,7 +105,7 @@ def test_every_sample_is_kept_for_each_engine_and_session(measured: Measurement)
         assert all(sample > 0 for samples in measured.sessions_ns(label) for sample in samples)
         assert all(len(session.cpu_ns[label]) == 6 for session in measured.sessions)
         assert all(session.warm_up[label].count >= 10 for session in measured.sessions)
-        assert 10 << 20 < measured.peak_rss_bytes(label) < 1 << 30
+        assert 10 << 20 < measured.peak_memory_bytes(label) < 1 << 30
 
 
 def test_the_engine_with_more_work_is_slower(measured: Measurement) -> None:
@@ -172,7 +172,7 @@ def test_evicting_is_neither_in_the_cpu_time_nor_in_the_peak_memory(
 ) -> None:
     for label in ("reference", "engine"):
         assert np.median(evicted.sessions[0].cpu_ns[label]) < 2_000_000  # writing 64 MiB takes longer
-        assert evicted.peak_rss_bytes(label) < measured.peak_rss_bytes(label) + (32 << 20)
+        assert evicted.peak_memory_bytes(label) < measured.peak_memory_bytes(label) + (32 << 20)
 
 
 def test_figures_of_warm_and_of_evicted_caches_do_not_mix(measured: Measurement, evicted: Measurement) -> None:
@@ -216,7 +216,7 @@ def test_a_measurement_of_format_1_had_warm_caches(measured: Measurement) -> Non
 @pytest.mark.parametrize(
     ("path", "value", "message"),
     [
-        (("format",), 4, "format 4 is newer than this runtime reads"),
+        (("format",), 5, "format 5 is newer than this runtime reads"),
         (("sessions", 0, "samples_ns", "engine", 3), -1, r"samples_ns\['engine'\]\[3\] must be at least 0, got -1"),
         (("sessions", 0, "samples_ns", "engine", 3), 0.5, "must be a whole number, got 0.5"),
         (("sessions", 1, "cpu_ns"), {}, r"sessions\[1\].cpu_ns must be of engine, reference"),
@@ -427,7 +427,7 @@ def test_a_chatty_library_cannot_reach_the_answers(tmp_path: Path) -> None:
         check=True,
         timeout=60,
     )
-    assert finished.stdout.startswith(b'{"peak_rss_bytes":')
+    assert finished.stdout.startswith(b'{"gpu_bytes":0,"peak_rss_bytes":')
     assert finished.stdout.count(b"\n") == 1
     for words in (b"loading", b"from a child", b"raw"):
         assert words in finished.stderr

@@ -102,7 +102,7 @@ def open_evaluation(job: Job, result: BuildResult, stack: ExitStack) -> Evaluati
         tell=lambda event: None,
     )
     split = load_split(load_data(step), "test", step)
-    samples, size = split.signature.whole_batches(len(split)), split.batch_size(_BATCH)
+    samples, size = split.signature.whole_batches(len(split)), split.batch_size(parameters.get("largest_batch", _BATCH))
     digest = record.ingredients.inputs.get("reference_outputs")
     reference = stack.enter_context(OutputsReader(job.store.object_path(digest))) if digest else None
     metric = make_metric(step.parameters["metric"], step.code_folder)

@@ -27,7 +27,7 @@ def delivered_json(result: BuildResult, delivered: Delivered) -> dict[str, Any]:
         "accuracy_interval": list(interval) if interval else None,
         "samples": delivered.samples,
         "latency_ns": percentiles_ns(pooled_ns("engine", delivered.measurement)),
-        "peak_rss_bytes": delivered.measurement.peak_rss_bytes("engine"),
+        "peak_memory_bytes": delivered.measurement.peak_memory_bytes("engine"),
         "size_bytes": delivered.size_bytes,
     }
     findings = [finding.to_json() for finding in delivered.findings]
@@ -45,7 +45,7 @@ def delivered_table(job: Job, result: BuildResult, delivered: Delivered) -> str:
     """Only what was measured on the device, with the accuracies of the build beside its own."""
     accuracy: Mapping[str, Any] = result.result["accuracy"]
     pooled = pooled_ns("engine", delivered.measurement)
-    peak = delivered.measurement.peak_rss_bytes("engine")
+    peak = delivered.measurement.peak_memory_bytes("engine")
     rows = [
         (
             f"accuracy ({accuracy['metric']})",

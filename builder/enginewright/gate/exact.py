@@ -62,7 +62,7 @@ def stored_memory_finding(candidate: BundleSide, baseline: BundleSide, profile: 
     if candidate.stored.host != baseline.stored.host:
         return undecided("memory", "the bundles were measured on different hosts, and no latency was measured here")
 
-    mine, theirs = (one.peak_rss_bytes("engine") for one in (candidate.stored, baseline.stored))
+    mine, theirs = (one.peak_memory_bytes("engine") for one in (candidate.stored, baseline.stored))
     grown = mine / theirs - 1
     return finding_of_share("memory", _one_limit(EXACT_LIMITS[profile].memory), grown, (grown, grown))
 

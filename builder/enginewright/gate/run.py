@@ -154,7 +154,7 @@ def _memory(job: _Job, label: str, side: BundleSide, pairs: Pairs | None) -> Gat
     if pairs is None:
         return stored_memory_finding(job.candidate, side, job.profile)
     sessions = pairs.measurement.sessions
-    mine, theirs = ([session.peak_rss_bytes[one] for session in sessions] for one in (CANDIDATE, label))
+    mine, theirs = ([session.peak_memory_bytes(one) for session in sessions] for one in (CANDIDATE, label))
     return memory_finding(mine, theirs, job.profile)
 
 
@@ -183,9 +183,9 @@ def _against_stored(job: _Job, side: StoredSide) -> tuple[Comparison, Measuremen
     if "memory" in job.metrics and measured is None:
         findings_found.append(undecided("memory", "no latency was asked for, so that no memory was measured"))
     elif "memory" in job.metrics and measured is not None:
-        peaks = sorted(session.peak_rss_bytes[side.label] for session in stored.sessions)
+        peaks = sorted(session.peak_memory_bytes(side.label) for session in stored.sessions)
         usual = peaks[len(peaks) // 2]
-        mine = [session.peak_rss_bytes[CANDIDATE] for session in measured.sessions]
+        mine = [session.peak_memory_bytes(CANDIDATE) for session in measured.sessions]
         findings_found.append(memory_finding(mine, [usual] * len(mine), job.profile))
     if not findings_found:
         raise UsageError(

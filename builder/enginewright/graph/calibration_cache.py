@@ -12,6 +12,7 @@ from collections.abc import Mapping
 
 from enginewright.errors import DataError
 from enginewright.graph.ranges import Scales
+from enginewright_runtime.tensorrt.calibrator import version_number
 
 __all__ = ["calibration_cache", "read_calibration_cache"]
 
@@ -29,10 +30,7 @@ def calibration_cache(scales: Scales, *, tensorrt: str) -> str:
     TRT-8602-EntropyCalibration2
     image: 3c010204
     """
-    major, minor, patch = (int(part) for part in [*tensorrt.split("."), "0", "0"][:3])
-    # One number, as the library writes it: 8.6.1 is 8601, and from 10 on 10.3.0 is 100300.
-    number = major * 1000 + minor * 100 + patch if major < 10 else major * 10000 + minor * 100 + patch
-    lines = [f"TRT-{number}-EntropyCalibration2"]
+    lines = [f"TRT-{version_number(tensorrt)}-EntropyCalibration2"]
     for tensor, found in scales.ranges.items():
         if "\n" in tensor or "\r" in tensor:
             raise DataError(

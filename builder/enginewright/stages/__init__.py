@@ -177,6 +177,7 @@ STAGES: Mapping[str, Stage] = {
             **_ENGINE,
             "half": ("half",),
             "unquantized": ("half",),
+            "calibrated": ("network",),
             "structure": ("structure",),
             **_DECIDED,
         },

@@ -35,7 +35,8 @@ _BATCH = 32
 def run(step: RunningStep) -> Outcome:
     data = load_data(step)
     split = load_split(data, "test", step)
-    size = split.batch_size(_BATCH)
+    largest = step.parameters.get("largest_batch", _BATCH)
+    size = split.batch_size(largest)
     # Where the network's batch size is fixed, the last samples that do not fill a batch are left out.
     samples = split.signature.whole_batches(len(split))
     if not samples:
@@ -62,7 +63,7 @@ def run(step: RunningStep) -> Outcome:
             overlap.look(batch)
             if not done:
                 tolerance = step.parameters.get("golden_tolerance", GOLDEN_TOLERANCE)
-                golden = _golden(engine, batch, split.signature.batch_size(GOLDEN_SAMPLES), tolerance)
+                golden = _golden(engine, batch, split.signature.batch_size(min(GOLDEN_SAMPLES, largest)), tolerance)
                 step.output("golden").write_bytes(golden.to_bytes())
             done += len(batch)
     overlap.warn(done)

@@ -80,7 +80,7 @@ def _with_warm_caches(step: RunningStep, engines: _Engines, inputs: _Inputs) -> 
             evidence = Evidence(
                 sessions_ns=measurement.sessions_ns("engine"),
                 looks=len(looks),
-                peak_memory_bytes=measurement.peak_rss_bytes("engine"),
+                peak_memory_bytes=measurement.peak_memory_bytes("engine"),
             )
             verdict = overall(judge(limits, evidence))
             if verdict is not Verdict.INCONCLUSIVE:

@@ -52,7 +52,7 @@ def run(step: RunningStep) -> Outcome:
             sessions_ns=measurement.sessions_ns("engine"),
             looks=len(parameters["looks"]),
             size_bytes=sizes["engine"],
-            peak_memory_bytes=measurement.peak_rss_bytes("engine"),
+            peak_memory_bytes=measurement.peak_memory_bytes("engine"),
             accuracy_drop=evaluations["reference"]["accuracy"] - evaluations["engine"]["accuracy"],
         ),
     )

@@ -25,6 +25,7 @@ from enginewright_runtime import host
 from enginewright_runtime.backends import OpenEngine, backend
 from enginewright_runtime.budget import Evidence, Verdict, judge, overall, pending
 from enginewright_runtime.bundle import read_bundle, write_bundle
+from enginewright_runtime.finishing import CACHE_NAME, CALIBRATED_NAME
 from enginewright_runtime.golden import read_golden
 from enginewright_runtime.manifest import BuildStep, EngineEntry, Manifest, PendingEngine
 from enginewright_runtime.unquantized import UNQUANTIZED_NAME
@@ -36,6 +37,7 @@ __all__ = ["run"]
 _OPTIONAL: Mapping[str, str] = {
     "model.float16.onnx": "half",
     UNQUANTIZED_NAME: "unquantized",
+    CALIBRATED_NAME: "calibrated",
     "structure.json": "structure",
 }
 
@@ -140,7 +142,7 @@ def _write_bundle(
     if parameters["calibration_cache_for"] is not None and "scales" in step.inputs:
         scales = Scales.from_json(json_input(step, "scales"))
         cache = calibration_cache(scales, tensorrt=parameters["calibration_cache_for"])
-        files["calibration.cache"] = cache.encode()
+        files[CACHE_NAME] = cache.encode()
     engines: tuple[EngineEntry, ...] = ()
     if "engine" in step.inputs:
         described = json_input(step, "entry")

@@ -88,7 +88,7 @@ def figures_of(measurement: Measurement, *, accuracy: float | None = None) -> di
     medians = [float(np.median(session)) / 1e6 for session in sessions]
     found = {
         "latency_p50_ms": Figure(float(np.median(medians)), min(medians), max(medians)),
-        "memory_mib": Figure(measurement.peak_rss_bytes("engine") / _MIB),
+        "memory_mib": Figure(measurement.peak_memory_bytes("engine") / _MIB),
         "size_mib": Figure(measurement.engines["engine"].size_bytes / _MIB),
     }
     with suppress(NotEnoughSamples):

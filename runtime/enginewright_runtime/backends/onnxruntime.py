@@ -100,6 +100,10 @@ class OnnxRuntimeEngine:
         except Exception as error:
             raise _typed("could not run the engine", error) from error
 
+    def gpu_bytes(self) -> int:
+        """None; see OpenEngine."""
+        return 0
+
     def close(self) -> None:
         """Free the session; see OpenEngine."""
         self._compiled = None

@@ -131,6 +131,10 @@ class OpenVinoEngine:
             except Exception as error:
                 raise _typed("could not run the engine", error) from error
 
+    def gpu_bytes(self) -> int:
+        """None; see OpenEngine."""
+        return 0
+
     def close(self) -> None:
         """Free the network; see OpenEngine."""
         with self._lock:

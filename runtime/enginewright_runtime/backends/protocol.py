@@ -28,6 +28,9 @@ class OpenEngine(Protocol):
     def run(self, inputs: Mapping[str, Array]) -> dict[str, Array]:
         """One inference. The inputs fit `self.inputs` and are C-contiguous: the caller checks. Raises EngineError."""
 
+    def gpu_bytes(self) -> int:
+        """The memory that it has taken on a GPU, beyond what the process has resident."""
+
     def close(self) -> None:
         """Free the engine; calling it again does nothing."""
 

@@ -82,14 +82,21 @@ class TensorRT:
         """Build an engine; see Backend."""
         return self.build(model, settings).engine
 
-    def build(self, model: bytes, settings: Mapping[str, Json], *, on_phase: OnPhase | None = None) -> Built:
+    def build(
+        self,
+        model: bytes,
+        settings: Mapping[str, Json],
+        *,
+        calibration: bytes | None = None,
+        on_phase: OnPhase | None = None,
+    ) -> Built:
         """Build an engine, with what the build had to say; the timings of its kernels are kept for the next build."""
         parsed = Settings.parse(settings)
         library = load(self.name)
         fingerprint = self.fingerprint(self.requires(settings))
         # Without the device nothing is timed, and there is nothing to keep.
         timings = None if self.ahead_of_time else cache_path(fingerprint)
-        return build(library, model, parsed, timings=timings, on_phase=on_phase)
+        return build(library, model, parsed, timings=timings, calibration=calibration, on_phase=on_phase)
 
     def open(self, engine: bytes, settings: Mapping[str, Json]) -> TensorRTEngine:
         """Load an engine that was verified; see Backend. Whatever does not fit is refused before it is deserialized."""

@@ -56,7 +56,8 @@ def measurement_json(
         "findings": [finding.to_json() for finding in findings or ()],
         "samples": len(pooled),
         "latency_ns": percentiles_ns(pooled),
-        "peak_rss_bytes": measurement.peak_rss_bytes("engine"),
+        "peak_memory_bytes": measurement.peak_memory_bytes("engine"),
+        "gpu_bytes": measurement.gpu_bytes("engine"),
         "size_bytes": bundle.manifest.files[entry.path].size,
         "protocol": measurement.protocol.to_json(),
         "host": measurement.host,
@@ -72,7 +73,7 @@ def measurement_lines(bundle: Bundle, entry: EngineEntry, measurement: Measureme
     protocol = measurement.protocol
     lines.append(
         f"  threads {protocol.threads['engine']}, {_caches(protocol)}, {protocol.clock} clock, "
-        f"peak memory {measurement.peak_rss_bytes('engine') / (1 << 20):.1f} MiB with the libraries"
+        f"peak memory {measurement.peak_memory_bytes('engine') / (1 << 20):.1f} MiB with the libraries{_of_the_gpu(measurement)}"
     )
     unsettled = sum(not session.warm_up["engine"].settled for session in measurement.sessions)
     if unsettled:
@@ -89,6 +90,11 @@ def _verdict_line(findings: Sequence[Finding] | None) -> str:
     if findings is None:
         return "no verdict: budgets are judged with warm caches"
     return f"verdict: {overall(findings).value}" if findings else "verdict: PASS, for the bundle demands nothing"
+
+
+def _of_the_gpu(measurement: Measurement) -> str:
+    taken = measurement.gpu_bytes("engine")
+    return f", of them {taken / (1 << 20):.1f} MiB on the GPU" if taken else ""
 
 
 def _caches(protocol: Protocol) -> str:

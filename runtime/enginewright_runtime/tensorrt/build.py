@@ -10,6 +10,7 @@ from typing import Any
 
 from enginewright_runtime.backends.onnx_model import declaration, node_names
 from enginewright_runtime.errors import EngineError
+from enginewright_runtime.tensorrt.calibrator import calibrator
 from enginewright_runtime.tensorrt.library import Library
 from enginewright_runtime.tensorrt.log import failure, new_log
 from enginewright_runtime.tensorrt.network import parse_network, profile_of
@@ -43,24 +44,31 @@ def build(
     settings: Settings,
     *,
     timings: Path | None = None,
+    calibration: bytes | None = None,
     on_phase: OnPhase | None = None,
 ) -> Built:
     """Build an engine. Raises EngineError with TensorRT's own words.
 
-    `timings`: the file that keeps how fast kernels were. `on_phase` is called from several threads, where the version
-    tells its progress; what it raises ends the build, and is raised again.
+    `timings`: the file that keeps how fast kernels were. `calibration`: a calibration cache with the scales of a network
+    without Q/DQ pairs. `on_phase` is called from several threads, where the version tells its progress; what it raises
+    ends the build, and is raised again.
     """
     declaration(model)  # refuses what would make the parser read other files
     log = new_log(library)
     builder = _builder(library, log)
-    network = parse_network(library, builder, log, model)
+    network = parse_network(library, builder, log, model, for_dla=settings.dla_core is not None)
     config = builder.create_builder_config()
-    _allow_precisions(library, config, settings, quantized=_has_pairs(model))
+    scales = None if calibration is None else calibrator(library, calibration)
+    _allow_precisions(library, config, settings, quantized=scales is not None or _has_pairs(model))
+    if scales is not None:
+        config.int8_calibrator = scales
     _limit(library, config, settings)
     on_gpu = _place(library, builder, network, config, settings)
     profile = profile_of(builder, model, settings.sizes)
     if profile is not None:
         config.add_optimization_profile(profile)
+        if scales is not None:
+            config.set_calibration_profile(profile)
     unkept = "" if timings is None else _attached(config, timings)
     monitor = _monitor(library, config, on_phase)
     engine = builder.build_serialized_network(network, config)

@@ -74,6 +74,9 @@ class Cuda(Protocol):
     def elapsed_ns(self, first: int, second: int) -> int:
         """The time between two marks that the stream has passed, to the half microsecond that CUDA promises."""
 
+    def free_bytes(self) -> int:
+        """How much of the GPU's memory nobody holds now; on a GPU that shares the processor's, of that."""
+
     def free(self) -> None:
         """Give back the streams, the events, the graphs and the memory that came from here."""
 
@@ -169,6 +172,10 @@ class Bindings:
     def elapsed_ns(self, first: int, second: int) -> int:
         return round(float(self._call("cuEventElapsedTime", self._events[first], self._events[second])) * 1e6)
 
+    def free_bytes(self) -> int:
+        self.enter()
+        return int(self._call("cuMemGetInfo"))  # the first of two: the second is all there is
+
     def free(self) -> None:
         self.enter()
         while self._undo:
@@ -254,6 +261,10 @@ class PyCuda:
 
     def elapsed_ns(self, first: int, second: int) -> int:
         return round(float(self._tried("time_since", self._events[second].time_since, self._events[first])) * 1e6)
+
+    def free_bytes(self) -> int:
+        self.enter()
+        return int(self._tried("mem_get_info", self._driver.mem_get_info)[0])
 
     def free(self) -> None:
         atexit.unregister(self.free)

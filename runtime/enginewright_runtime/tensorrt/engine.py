@@ -6,19 +6,22 @@ The named tensors (set_input_shape, set_tensor_address, execute_async_v3) are th
 from __future__ import annotations
 
 import itertools
+import os
 import statistics
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from math import prod
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 
 from enginewright_runtime.backends.protocol import Array
 from enginewright_runtime.errors import EngineError
 from enginewright_runtime.manifest import TensorSpec
+from enginewright_runtime.sysfs import read_resident_bytes
 from enginewright_runtime.tensorrt.cuda import Cuda, HostBuffer, open_cuda
 from enginewright_runtime.tensorrt.device import Device
 from enginewright_runtime.tensorrt.engine_layers import EngineLayer, layers_from_inspector
@@ -28,7 +31,8 @@ from enginewright_runtime.tensorrt.settings import Settings
 
 __all__ = ["TensorRTEngine", "open_engine"]
 
-Shape = tuple[int, ...]
+Shape: TypeAlias = "tuple[int, ...]"
+_Graphs: TypeAlias = "dict[tuple[str, tuple[Shape, ...]], int]"  # by the part of an inference and the inputs' shapes
 _DTYPES = {
     "FLOAT": "float32",
     "HALF": "float16",
@@ -59,9 +63,22 @@ class _Tensor:
         self.view = self.host.array[: self.size].view(self.dtype).reshape(shape)
 
 
+@dataclass(frozen=True)
+class _Memory:
+    """Bytes: free on the GPU, and resident in this process."""
+
+    free: int
+    resident: int
+
+    @classmethod
+    def now(cls, cuda: Cuda) -> _Memory:
+        return cls(cuda.free_bytes(), read_resident_bytes(os.getpid()) or 0)
+
+
 def open_engine(library: Library, engine: bytes, settings: Settings, device: Device) -> TensorRTEngine:
     """Deserialize an engine that was verified. Raises EngineError with TensorRT's own words."""
     cuda = open_cuda()
+    before = _Memory.now(cuda)
     log = new_log(library)
     runtime = library.trt.Runtime(log)
     if runtime is None:
@@ -74,7 +91,7 @@ def open_engine(library: Library, engine: bytes, settings: Settings, device: Dev
     context = loaded.create_execution_context()
     if context is None:
         raise failure(library, log, "could not create an execution context")
-    return TensorRTEngine(library, cuda, (log, runtime, loaded, context), settings, in_place=device.integrated)
+    return TensorRTEngine(library, cuda, (log, runtime, loaded, context), settings, before, in_place=device.integrated)
 
 
 class TensorRTEngine:
@@ -84,11 +101,19 @@ class TensorRTEngine:
     """
 
     def __init__(
-        self, library: Library, cuda: Cuda, parts: tuple[Any, Any, Any, Any], settings: Settings, *, in_place: bool
+        self,
+        library: Library,
+        cuda: Cuda,
+        parts: tuple[Any, Any, Any, Any],
+        settings: Settings,
+        before: _Memory,
+        *,
+        in_place: bool,
     ) -> None:
         self._library, self._cuda, self._in_place = library, cuda, in_place
+        self._before = before
         self._log, self._runtime, self._engine, self._context = parts
-        self._graphs: dict[tuple[Shape, ...], int] | None = {} if settings.cuda_graph else None
+        self._graphs: _Graphs | None = {} if settings.cuda_graph else None
         self._lock = threading.Lock()
         self._stream = cuda.new_stream()
         self._marks: list[int] = []
@@ -119,24 +144,32 @@ class TensorRTEngine:
                 np.copyto(into, tensor.view)
 
     @property
+    def captures(self) -> bool:
+        """Whether inferences are captured into CUDA graphs."""
+        return self._graphs is not None
+
+    @property
     def transfers(self) -> bool:
         """Whether inputs and outputs are copied to the GPU and back."""
         return not self._in_place
 
     def time_once(self, inputs: Mapping[str, Array]) -> tuple[int, int, int, int]:
-        """One inference without a graph, timed on the GPU: nanoseconds of the copies in, the computation, the copies out,
-        and of the processor while it enqueued the computation.
+        """One inference timed on the GPU: nanoseconds of the copies in, the computation, the copies out, and of the processor
+        while it enqueued the computation. Where the engine has graphs, the computation is one, and the copies are not in it.
         """
         with self._lock:
             self._ready(inputs)
             if not self._marks:
                 self._marks = [self._cuda.new_event() for _ in range(4)]
             started, entered, left, ended = self._marks
+            compute = self._compute
+            if self._graphs is not None:
+                compute = partial(self._cuda.launch, self._graph(self._graphs, "compute", self._compute), self._stream)
             self._cuda.record(started, self._stream)
             self._copy_in()
             self._cuda.record(entered, self._stream)
             before = time.perf_counter_ns()
-            self._compute()
+            compute()
             enqueued = time.perf_counter_ns() - before
             self._cuda.record(left, self._stream)
             self._copy_out()
@@ -175,6 +208,16 @@ class TensorRTEngine:
         except (ValueError, KeyError, TypeError) as error:
             raise EngineError(f"{self._library.kind.title} does not describe the engine's layers: {error}") from error
 
+    def gpu_bytes(self) -> int:
+        """What opening it and its inferences so far took of the GPU's memory, by the driver's own count; see OpenEngine.
+
+        Others who take or free memory there meanwhile are counted too. A GPU that shares the processor's memory counts what
+        the process has resident: that is left out.
+        """
+        now = _Memory.now(self._cuda)
+        grown = now.resident - self._before.resident if self._in_place else 0
+        return max(0, self._before.free - now.free - grown)
+
     def close(self) -> None:
         """Free the engine and its memory; see OpenEngine."""
         with self._lock:
@@ -193,7 +236,7 @@ class TensorRTEngine:
         if self._graphs is None:
             self._enqueue()
         else:
-            self._cuda.launch(self._graph(self._graphs), self._stream)
+            self._cuda.launch(self._graph(self._graphs, "all", self._enqueue), self._stream)
         self._cuda.wait(self._stream)
 
     def _ready(self, inputs: Mapping[str, Array]) -> None:
@@ -226,14 +269,16 @@ class TensorRTEngine:
             for tensor in self._outputs:
                 self._cuda.copy_out(tensor.host, tensor.device, tensor.size, self._stream)
 
-    def _graph(self, graphs: dict[tuple[Shape, ...], int]) -> int:
-        """The graph for the shapes of now. The first inference of a shape runs before it is captured, as TensorRT asks."""
-        shapes = tuple(tensor.shape for tensor in self._inputs)
-        if shapes not in graphs:
+    def _graph(self, graphs: _Graphs, part: str, enqueue: Callable[[], None]) -> int:
+        """The graph of a part of an inference for the shapes of now. The first inference of a shape runs before it is captured,
+        as TensorRT asks.
+        """
+        key = (part, tuple(tensor.shape for tensor in self._inputs))
+        if key not in graphs:
             self._enqueue()
             self._cuda.wait(self._stream)
-            graphs[shapes] = self._cuda.capture(self._stream, self._enqueue)
-        return graphs[shapes]
+            graphs[key] = self._cuda.capture(self._stream, enqueue)
+        return graphs[key]
 
     def _take_shapes(self, inputs: Mapping[str, Array]) -> None:
         """Tell TensorRT the shapes of all inputs, and learn those of the outputs."""

@@ -39,13 +39,14 @@ class GpuTimes:
     out_ns: tuple[int, ...]
     enqueue_ns: tuple[int, ...]
     transfers: bool
+    cuda_graph: bool = False
 
     def warnings(self) -> tuple[str, ...]:
         """What trtexec would warn of."""
         found = []
         compute = statistics.median(self.compute_ns)
-        if statistics.median(self.enqueue_ns) > _ENQUEUE_BOUND * compute:
-            found.append("enqueueing takes as long as computing: capture a CUDA graph (cuda_graph)")
+        if not self.cuda_graph and statistics.median(self.enqueue_ns) > _ENQUEUE_BOUND * compute:
+            found.append("enqueueing takes as long as computing: capture a CUDA graph (cuda_graph: true in the target)")
         spread = statistics.pstdev(self.compute_ns) / statistics.fmean(self.compute_ns)
         if spread > _UNSTABLE:
             found.append(f"the GPU's times vary by {spread:.1%}: lock its clocks, or set a power mode")
@@ -59,7 +60,7 @@ class GpuTimes:
                 "warm_up_ms": _WARM_UP_NS // 1_000_000,
                 "least_seconds": _LEAST_NS // 1_000_000_000,
                 "least_iterations": _LEAST_ITERATIONS,
-                "cuda_graph": False,
+                "cuda_graph": self.cuda_graph,
                 "spin_wait": False,
                 "transfers": self.transfers,
                 "queries_in_flight": 1,
@@ -91,7 +92,7 @@ def time_on_gpu(
     while clock() < until or len(samples) < _LEAST_ITERATIONS:
         samples.append(engine.time_once(inputs))
     entered, computed, left, enqueued = (tuple(column) for column in zip(*samples, strict=True))
-    return GpuTimes(entered, computed, left, enqueued, transfers=engine.transfers)
+    return GpuTimes(entered, computed, left, enqueued, transfers=engine.transfers, cuda_graph=engine.captures)
 
 
 def trtexec_percentile(samples: Sequence[int], percent: float) -> int:

@@ -17,8 +17,11 @@ __all__ = ["parse_network", "profile_of", "ranges"]
 Shape = tuple[int, ...]
 
 
-def parse_network(library: Library, builder: Any, log: Any, model: bytes) -> Any:
-    """The network of an ONNX model. Raises EngineError with every fault that the parser found, and its node."""
+def parse_network(library: Library, builder: Any, log: Any, model: bytes, *, for_dla: bool = False) -> Any:
+    """The network of an ONNX model. Raises EngineError with every fault that the parser found, and its node.
+
+    `for_dla`: where the version can, the parser makes of it what a DLA takes, Q/DQ pairs included (from 11.4.1 on).
+    """
     trt = library.trt
     flags = 0
     # Up to 10.x a batch must be asked to be explicit; where flags of the builder no longer allow float16 and int8, the
@@ -31,6 +34,9 @@ def parse_network(library: Library, builder: Any, log: Any, model: bytes) -> Any
     if network is None:
         raise failure(library, log, "could not create a network")
     parser = trt.OnnxParser(network, log)
+    adjust = getattr(getattr(trt, "OnnxParserFlag", None), "ADJUST_FOR_DLA", None)
+    if for_dla and adjust is not None:
+        parser.set_flag(adjust)
     if not parser.parse(model):
         faults = [_fault(parser.get_error(index), model) for index in range(parser.num_errors)]
         if not faults:

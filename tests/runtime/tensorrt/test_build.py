@@ -199,6 +199,43 @@ def test_layers_that_do_not_fit_the_dla_are_named(install: Any, version: str) ->
     assert "GPU_FALLBACK" in world.config._flags
 
 
+CACHE = b"TRT-100300-EntropyCalibration2\nx: 3eaaaaab\n"
+
+
+def test_up_to_10_a_dla_gets_its_scales_from_the_cache_and_the_builder_its_own_version(
+    install: Any, version: str
+) -> None:
+    world = install(version, on=ORIN, dla_cores=2).world
+    chosen: Any = backend("tensorrt")
+    settings = {"sizes": {"batch": [1, 1, 1]}, "dla_core": 0}
+    if version.startswith("11"):
+        with pytest.raises(EngineError, match=r"TensorRT 11\.4\.0 takes no calibration cache"):
+            chosen.build(product(quantized=False), settings, calibration=CACHE)
+        return
+    chosen.build(product(quantized=False), settings, calibration=CACHE)
+    assert {"INT8", "FP16", "GPU_FALLBACK"} <= set(world.config._flags)
+    given = world.config.int8_calibrator.read_calibration_cache().decode()
+    own = {"8.6.1": "8601", "10.3.0": "100300", "10.13.3": "101303"}[version]
+    assert given == f"TRT-{own}-EntropyCalibration2\nx: 3eaaaaab\n"
+    assert world.config.int8_calibrator.get_batch(["x"]) is None
+    assert world.config._calibration_profile is world.config._profiles[0]
+
+
+def test_what_is_no_calibration_cache_is_refused(install: Any) -> None:
+    install("10.3.0", on=ORIN, dla_cores=2)
+    chosen: Any = backend("tensorrt")
+    with pytest.raises(EngineError, match="the calibration cache does not begin as TensorRT's do"):
+        chosen.build(product(quantized=False), {"sizes": SIZES, "dla_core": 0}, calibration=b"x: 3eaaaaab\n")
+
+
+def test_a_parser_that_can_is_told_that_the_network_is_for_a_dla(install: Any) -> None:
+    world = install("11.4.0", on=ORIN, dla_cores=2).world
+    build(product(quantized=True), dla_core=0)
+    assert world.parser_flags == ["ADJUST_FOR_DLA"]
+    build(product(quantized=True))
+    assert world.parser_flags == ["ADJUST_FOR_DLA"]
+
+
 def test_a_dla_that_is_not_there_is_refused(install: Any) -> None:
     install("10.13.3", on=ORIN, dla_cores=0)
     with pytest.raises(EngineError, match=r"DLA core 0 is asked for, and TensorRT 10\.13\.3 finds 0"):

@@ -7,11 +7,13 @@ from typing import Any
 
 import numpy as np
 import pytest
+from tests.fake_cuda import FakeBindings
 from tests.runtime.tensorrt.conftest import H200, ORIN
 from tests.runtime.tiny_bundle import WEIGHTS, tiny_model
 
 from enginewright_runtime.backends import backend
 from enginewright_runtime.errors import BackendMissing, EngineError
+from enginewright_runtime.tensorrt.cuda import open_cuda
 
 SETTINGS: dict[str, Any] = {"sizes": {"batch": [1, 1, 8]}}
 
@@ -75,6 +77,19 @@ def test_ten_thousand_inferences_take_no_memory_and_closing_gives_all_back(insta
     np.testing.assert_allclose(y, expected(x), rtol=1e-6)
     engine.close()
     assert cuda.live == {}
+
+
+@pytest.mark.parametrize("through", ["cuda.bindings", "pycuda"])
+def test_the_memory_that_an_open_engine_takes_on_the_gpu_can_be_seen(install: Any, through: str) -> None:
+    install("10.3.0", through=through)
+    cuda = open_cuda()
+    before = cuda.free_bytes()
+    engine = opened()
+    taken = before - cuda.free_bytes()
+    assert taken >= 8 * (4 + 3) * 4  # the largest batch of x and y in float32
+    engine.close()
+    assert cuda.free_bytes() == before
+    cuda.free()
 
 
 def test_a_captured_graph_is_launched_and_each_shape_has_its_own(install: Any, version: str) -> None:
@@ -227,7 +242,7 @@ def test_needs_and_misfits_name_what_differs(install: Any) -> None:
 @pytest.mark.parametrize("through", ["cuda.bindings", "pycuda"])
 def test_an_inference_is_timed_between_events_around_its_three_parts(install: Any, through: str) -> None:
     install("10.3.0", through=through)
-    engine = opened(cuda_graph=True)
+    engine = opened()
     taken = engine.time_once({"x": sample(2)})
     assert taken[:3] == (250_000, 250_000, 250_000)
     assert taken[3] > 0
@@ -242,3 +257,40 @@ def test_timing_takes_its_events_once_and_gives_them_back(install: Any) -> None:
     assert cuda.calls.count("cuEventCreate") == 4
     engine.close()
     assert cuda.live == {}
+
+
+def test_the_memory_that_it_took_on_the_gpu_is_told(install: Any) -> None:
+    install("10.3.0")
+    engine = opened()
+    assert (
+        engine.gpu_bytes() == 8 * (4 + 3) * 4
+    )  # inputs and outputs of the largest batch; a fake engine has no weights
+
+
+def test_of_a_gpu_that_shares_its_memory_what_is_resident_does_not_count_twice(
+    install: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    install("10.3.0", on=ORIN)
+    from enginewright_runtime.tensorrt import engine as module
+
+    free, resident = iter([900, 500, 500]), iter([100, 250, 600])
+    monkeypatch.setattr(FakeBindings, "_cuMemGetInfo", lambda self: (next(free), 1 << 30))
+    monkeypatch.setattr(module, "read_resident_bytes", lambda pid: next(resident))
+    engine = opened()
+    assert engine.gpu_bytes() == 400 - 150
+    assert engine.gpu_bytes() == 0  # more has become resident than was taken: others gave memory back
+
+
+def test_a_computation_is_timed_as_a_graph_of_its_own_without_the_copies(install: Any) -> None:
+    cuda = install("10.3.0").world.cuda
+    engine = opened(cuda_graph=True)
+    engine.run({"x": sample(1)})
+    engine.time_once({"x": sample(1)})
+    del cuda.calls[:]
+    engine.time_once({"x": sample(1)})
+    assert [name for name in cuda.calls if "Record" not in name and "Elapsed" not in name] == [
+        "cuMemcpyHtoDAsync",
+        "cuGraphLaunch",
+        "cuMemcpyDtoHAsync",
+        "cuStreamSynchronize",
+    ]

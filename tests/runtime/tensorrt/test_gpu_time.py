@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -12,6 +13,7 @@ from enginewright_runtime.tensorrt.gpu_time import GpuTimes, time_on_gpu, trtexe
 
 class FakeEngine:
     transfers = True
+    captures = True
 
     def __init__(self) -> None:
         self.runs = 0
@@ -74,3 +76,12 @@ def test_the_flags_stand_beside_the_figures() -> None:
         "queries_in_flight": 1,
     }
     assert found["compute_percentiles_ns"] == {"p50": 100, "p90": 100, "p95": 100, "p99": 100}
+
+
+def test_what_is_captured_already_is_not_to_be_captured() -> None:
+    bound = times([100] * 10, enqueue=90)
+    assert bound.warnings() == (
+        "enqueueing takes as long as computing: capture a CUDA graph (cuda_graph: true in the target)",
+    )
+    assert replace(bound, cuda_graph=True).warnings() == ()
+    assert take(1_000, warm_up_ns=1, least_ns=1)[1].to_json()["flags"]["cuda_graph"] is True  # type: ignore[index, call-overload]
