@@ -144,7 +144,7 @@ def _network(artifacts: NetworkArtifacts, measurement: Measurement | None, label
         size_bytes=artifacts.size_bytes,
         evaluation=evaluation_from_json(artifacts.evaluation, f"the evaluation of the {label}"),
         layers=layers_from_json(artifacts.layers, f"the layers of the {label}"),
-        peak_rss_bytes=measurement.peak_memory_bytes(label) if measurement and measurement.sessions else None,
+        peak_memory_bytes=measurement.peak_memory_bytes(label) if measurement and measurement.sessions else None,
     )
 
 

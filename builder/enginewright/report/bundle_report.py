@@ -88,8 +88,8 @@ def _from_manifest(bundle: Bundle, built: tuple[EngineEntry, Measurement] | None
         entry, taken = built
         size_bytes = manifest.files[entry.path].size
         findings = judge(manifest.budget, evidence_of(manifest, taken, size_bytes=size_bytes))
-        reference = Network(taken.engines["reference"].size_bytes, None, (), taken.peak_rss_bytes("reference"))
-        engine = Network(size_bytes, None, (), taken.peak_rss_bytes("engine"))
+        reference = Network(taken.engines["reference"].size_bytes, None, (), taken.peak_memory_bytes("reference"))
+        engine = Network(size_bytes, None, (), taken.peak_memory_bytes("engine"))
     elif manifest.pending:
         findings = pending(findings)
     return ReportData(

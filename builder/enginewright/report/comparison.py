@@ -232,7 +232,7 @@ def _size_rows(before: Network, after: Network, *, compiled: bool) -> list[Compa
     for name, was, now in (("Weights", before.weights, after.weights), ("MACs", before.macs, after.macs)):
         if was or now:
             rows.append(ratio_row(name, was, now, partial(count, like=max(was, now)), less="fewer", more="more"))
-    was_held, now_held = before.peak_rss_bytes, after.peak_rss_bytes
+    was_held, now_held = before.peak_memory_bytes, after.peak_memory_bytes
     if was_held and now_held:
         written = partial(file_size, like=max(was_held, now_held))
         rows.append(ratio_row("Peak memory", was_held, now_held, written, less="less", more="more"))

@@ -100,12 +100,12 @@ class Layer:
 
 @dataclass(frozen=True)
 class Network:
-    """The reference or the engine. `peak_rss_bytes`: the most memory that a process running it held, over the sessions."""
+    """The reference or the engine. `peak_memory_bytes`: the most memory that a process running it held, over the sessions."""
 
     size_bytes: int
     evaluation: Evaluation | None
     layers: tuple[Layer, ...]
-    peak_rss_bytes: int | None = None
+    peak_memory_bytes: int | None = None
 
     @property
     def macs(self) -> int:
@@ -350,14 +350,16 @@ class DeviceRun:
     """An engine of the bundle that a device compiled, or took as it was, and measured.
 
     The reference of `latency` is the same network in float16 beside it, which held `float16_peak_bytes`; None without one.
-    `evaluation` is of this engine on the device; None where only its twin was evaluated.
+    `gpu_bytes`: of the most memory, what was on the GPU. `evaluation` is of this engine on the device; None where only its
+    twin was evaluated.
     """
 
     fingerprint: str
     device: str
     findings: tuple[Finding, ...]
     size_bytes: int
-    peak_rss_bytes: int
+    peak_memory_bytes: int
+    gpu_bytes: int
     latency: Latency
     host: tuple[Fact, ...]
     conditions: tuple[Fact, ...]

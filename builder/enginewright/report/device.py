@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 
 from enginewright.report.accuracy import FIDELITY
@@ -89,9 +89,15 @@ def device_rows(data: ReportData, run: DeviceRun) -> tuple[ComparisonRow, ...]:
                 ComparisonRow("On the GPU alone", Figure(), Figure(milliseconds(median_ns), "median"), Figure())
             )
     rows.append(ComparisonRow("Size", Figure(), Figure(file_size(run.size_bytes)), Figure()))
-    written = partial(file_size, like=max(run.peak_rss_bytes, run.float16_peak_bytes or 0))
-    rows.append(ratio_row("Peak memory", run.float16_peak_bytes, run.peak_rss_bytes, written, less="less", more="more"))
-    return (*rows, *_accuracy_rows(data, run.evaluation))
+    return (*rows, _memory_row(run), *_accuracy_rows(data, run.evaluation))
+
+
+def _memory_row(run: DeviceRun) -> ComparisonRow:
+    written = partial(file_size, like=max(run.peak_memory_bytes, run.float16_peak_bytes or 0))
+    held, beside = run.peak_memory_bytes, run.float16_peak_bytes
+    row = ratio_row("Peak memory", beside, held, written, less="less", more="more")
+    on_gpu = f"{file_size(run.gpu_bytes)} of it on the GPU" if run.gpu_bytes else ""
+    return replace(row, engine=replace(row.engine, note=on_gpu))
 
 
 def accuracy_note(data: ReportData, run: DeviceRun) -> str:

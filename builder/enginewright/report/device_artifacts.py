@@ -62,12 +62,13 @@ def device_run(
         device=entry.requires.get("device") or str(measurement.host.get("cpu") or entry.fingerprint),
         findings=judge(bundle.manifest.budget, evidence),
         size_bytes=size_bytes,
-        peak_rss_bytes=measurement.peak_rss_bytes("engine"),
+        peak_memory_bytes=measurement.peak_memory_bytes("engine"),
+        gpu_bytes=measurement.gpu_bytes("engine"),
         latency=latency,
         host=fingerprint_facts(measurement.host),
         conditions=condition_facts(measurement),
         settings=fingerprint_facts({**entry.requires, **entry.settings}),
-        float16_peak_bytes=measurement.peak_rss_bytes(LABEL) if LABEL in measurement.engines else None,
+        float16_peak_bytes=measurement.peak_memory_bytes(LABEL) if LABEL in measurement.engines else None,
         evaluation=evaluation,
         gpu=_gpu_timing(bundle, f"measurements/{entry.fingerprint}.gpu.json"),
         layers=engine_layers_of(bundle, entry, wanted=wanted),
@@ -87,12 +88,14 @@ def _gpu_timing(bundle: Bundle, name: str) -> GpuTiming | None:
     root = JsonField(_json(bundle, name), f"{bundle.path}: {name}", BundleError)
     if root.field("format").value != _GPU_FORMAT:
         raise root.field("format").refuse(f"must be {_GPU_FORMAT}")
+    flags = root.field("flags")
     times = GpuTimes(
         in_ns=root.field("in_ns").integers(),
         compute_ns=root.field("compute_ns").integers(),
         out_ns=root.field("out_ns").integers(),
         enqueue_ns=root.field("enqueue_ns").integers(),
-        transfers=root.field("flags").field("transfers").boolean(),
+        transfers=flags.field("transfers").boolean(),
+        cuda_graph=flags.field("cuda_graph").boolean(),
     )
     if not all((times.in_ns, times.compute_ns, times.out_ns, times.enqueue_ns)):
         raise root.refuse("must hold samples of each kind")
@@ -102,7 +105,7 @@ def _gpu_timing(bundle: Bundle, name: str) -> GpuTiming | None:
         copies_in_ns=statistics.median(times.in_ns),
         copies_out_ns=statistics.median(times.out_ns),
         enqueue_ns=statistics.median(times.enqueue_ns),
-        flags=tuple(_flag(name, flag) for name, flag in root.field("flags").mapping().items()),
+        flags=tuple(_flag(name, flag) for name, flag in flags.mapping().items()),
         warnings=times.warnings(),
     )
 

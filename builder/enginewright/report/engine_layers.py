@@ -214,8 +214,8 @@ def _layers(layers: Sequence[EngineLayer]) -> str:
 
 
 def _title(layer: EngineLayer) -> str:
-    """The nodes fused in it; a layer without any has the compiler's own name."""
-    return " + ".join(layer.nodes) or layer.name or "(unnamed)"
+    """The nodes fused in it, of very many the first; a layer without any has the compiler's own name."""
+    return _some(layer.nodes, " + ") or layer.name or "(unnamed)"
 
 
 def _some(names: Sequence[str], between: str = ", ") -> str:

@@ -491,8 +491,8 @@ def unmeasured() -> ReportData:
         latency=None,
         latency_evicted=None,
         conditions=(),
-        reference=replace(data.reference, peak_rss_bytes=None),
-        engine=replace(data.engine, peak_rss_bytes=None),
+        reference=replace(data.reference, peak_memory_bytes=None),
+        engine=replace(data.engine, peak_memory_bytes=None),
     )
 
 
@@ -598,7 +598,8 @@ def orin_run(*, beside: bool = True) -> DeviceRun:
         device="Orin",
         findings=(drop, p99),
         size_bytes=1_310_720,
-        peak_rss_bytes=412_090_368,
+        peak_memory_bytes=412_090_368,
+        gpu_bytes=96_468_992,
         latency=Latency(protocol, sessions),
         host=(Fact("machine", "aarch64"), Fact("cpu", "ARMv8 Processor rev 1 (v8l)"), Fact("cores", "12")),
         conditions=(Fact("load average", "0.61 to 0.88"),),

@@ -139,7 +139,7 @@ def test_a_pending_bundle_of_an_older_version_is_pending(tmp_path: Path) -> None
     [
         (f"engines/{ORIN.fingerprint}/layers.json", b'{"format": 9}', "format must be one of 1, 2, got 9"),
         (f"engines/{ORIN.fingerprint}/float16-layers.json", b"[", "not valid JSON"),
-        (f"measurements/{ORIN.fingerprint}.gpu.json", b'{"format": 1}', "lacks the key 'in_ns'"),
+        (f"measurements/{ORIN.fingerprint}.gpu.json", b'{"format": 1}', "lacks the key 'flags'"),
         (f"evaluations/{ORIN.fingerprint}.json", b'{"format": 1}', "lacks the key 'metric'"),
         ("floors.json", b'{"format": 1, "layers": 3}', "layers must be a list, got 3"),
     ],

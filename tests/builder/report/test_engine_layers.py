@@ -82,6 +82,12 @@ def test_floors_are_those_of_the_operations_of_all_nodes_in_a_layer() -> None:
     assert view.floors
 
 
+def test_a_layer_of_very_many_nodes_names_the_first_of_them() -> None:
+    nodes = tuple(f"n{number}" for number in range(300))
+    [row] = engine_view(EngineLayers((compiled("all", nodes=nodes, time_ns=1),))).rows
+    assert row.name == "n0 + n1 + n2 + n3 + n4 + n5 + n6 + n7 and 292 more"
+
+
 def test_without_times_none_are_shown() -> None:
     view = engine_view(engine_layers(timed=False))
     assert not view.timed
