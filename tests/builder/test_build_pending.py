@@ -43,7 +43,7 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> TinyProject:
     recipe = made.root / "recipes" / "tiny.yaml"
     lines = recipe.read_text().splitlines(keepends=True)
     kept = [line for line in lines if not line.startswith(("  - prune", "  - recover"))]
-    recipe.write_text("".join([*kept, "  orin-dla: {}\n"]))
+    recipe.write_text("".join([*kept, "  orin-dla: {}\n", "  t4: {}\n"]))
     own = made.root / "targets" / "orin-dla.yaml"
     own.parent.mkdir(exist_ok=True)
     text = (REPOSITORY / "targets" / "orin.yaml").read_text()
@@ -109,6 +109,16 @@ def test_a_bundle_for_a_dla_has_the_network_without_pairs_and_a_golden_input_of_
     assert {len(array) for array in read_golden(bundle).inputs.values()} == {1}
     [pending] = bundle.manifest.pending
     assert pending.settings["sizes"] == {"batch": [1, 1, 1]}
+
+
+def test_the_structure_for_a_turing_card_is_checked_where_tensorrt_rtx_multiplies_integers(
+    project: TinyProject, orin: Finished
+) -> None:
+    finished = project.run("build", "tiny", "--target", "t4", "--json")
+    assert finished.code == 0, finished.err
+    structure = json.loads(read_bundle(Path(finished.json["bundle"])).read("structure.json"))
+    assert structure["compute_capability"] == "8.0"
+    assert structure["not_int8"] == []
 
 
 def test_the_report_shows_floors_as_floors_and_the_command(project: TinyProject, orin: Finished) -> None:

@@ -19,6 +19,8 @@ __all__ = ["nearest_capability", "run"]
 
 FORMAT = 1  # of the artifact. 1: the first.
 
+_TURING = 75
+
 
 def run(step: RunningStep) -> Outcome:
     parameters = step.parameters
@@ -60,12 +62,13 @@ def run(step: RunningStep) -> Outcome:
 def nearest_capability(wanted: str, known: Iterable[str]) -> str:
     """The compute capability to check with: that of the target, or else the newest before it, or the oldest of all.
 
-    `known` are written as in SM86.
+    `known` are written as in SM86. Turing (7.5) is left out: TensorRT-RTX multiplies neither in int8 nor in float32 there,
+    and TensorRT does both.
 
-    >>> nearest_capability("8.7", ["75", "80", "86", "89", "120"]), nearest_capability("7.2", ["75", "80"])
-    ('8.6', '7.5')
+    >>> nearest_capability("8.7", ["75", "80", "86", "89", "120"]), nearest_capability("7.5", ["75", "80"])
+    ('8.6', '8.0')
     """
-    numbers = sorted(int(word) for word in known)
+    numbers = sorted(number for number in map(int, known) if number > _TURING)
     limit = int(wanted.replace(".", ""))
     chosen = max((number for number in numbers if number <= limit), default=numbers[0])
     return f"{chosen // 10}.{chosen % 10}"
