@@ -5,25 +5,40 @@ from __future__ import annotations
 import json
 import re
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
 from tests.builder.report.finished_bundle import NANO, ORIN, bundle_of, measured, told_by
 from tests.builder.report.report_cases import engine_layers, pending, signs
+from tests.runtime.tensorrt.conftest import ORIN as ORIN_DEVICE
+from tests.runtime.tensorrt.conftest import install as install
+from tests.runtime.tensorrt.networks import product
+from tests.runtime.tiny_bundle import WEIGHTS
 
 from enginewright.cli import main
 from enginewright.report import render_html
 from enginewright.report.bundle_report import report_of_bundle
 from enginewright.report.data import ReportData
+from enginewright_runtime import finishing
 from enginewright_runtime.budget import Verdict
+from enginewright_runtime.bundle import read_bundle, write_bundle
 from enginewright_runtime.errors import BundleError
+from enginewright_runtime.finishing import finish_bundle
+from enginewright_runtime.golden import Golden
+from enginewright_runtime.host import machine
+from enginewright_runtime.manifest import PendingEngine
+from enginewright_runtime.tensorrt import gpu_time
+from enginewright_runtime.unquantized import UNQUANTIZED_NAME
 
 LAYERS = engine_layers()
 FLOORS = {
     "format": 1,
     "layers": [
-        {"name": "stem", "compute_floor_ns": 1_500.0, "memory_floor_ns": 90_000.0},
-        {"name": "relu1", "compute_floor_ns": None, "memory_floor_ns": 9.0},
+        {"name": "stem", "precision": "int8", "compute_floor_ns": 1_500.0, "memory_floor_ns": 90_000.0},
+        {"name": "relu1", "precision": "float16", "compute_floor_ns": None, "memory_floor_ns": 9.0},
     ],
 }
 
@@ -78,6 +93,34 @@ def test_a_device_adds_its_latency_its_layers_and_its_verdict(tmp_path: Path) ->
     page = render_html(found)
     assert re.search(r"(1\.9|2\.0)\d× as fast as the same network in float16", page)
     assert "this report gives no latency" not in page
+
+
+def test_what_the_runtime_writes_on_a_device_is_what_the_report_reads(
+    tmp_path: Path, install: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With a fake TensorRT, and a measurement that nobody took."""
+    install("10.3.0", on=ORIN_DEVICE)
+    monkeypatch.setattr(finishing, "measure", lambda *given, **named: measured("engine", "float16"))
+    monkeypatch.setattr(gpu_time, "time_on_gpu", partial(gpu_time.time_on_gpu, warm_up_ns=1, least_ns=1))
+    path = tmp_path / "b.ewb"
+    here = PendingEngine("tensorrt", ORIN.settings, {"machine": machine(), "compute_capability": "8.7"})
+    networks = {UNQUANTIZED_NAME: product(quantized=False), "floors.json": json.dumps(FLOORS).encode()}
+    bundle = bundle_of(path, waiting(), networks)
+    files = {**{name: bundle.read(name) for name in bundle.contents}, "model.onnx": product(quantized=True)}
+    x = np.array([[3, 0, 0, 0]], np.float32)
+    golden = Golden({"x": x}, {"y": np.maximum(x @ WEIGHTS, 0)}, {"y": np.array(1e-4, np.float32)})
+    files["golden.npz"] = golden.to_bytes()
+    write_bundle(path, replace(bundle.manifest, pending=(here,)), files)
+    finish_bundle(read_bundle(path), path)
+    [run] = report_of_bundle(read_bundle(path)).devices
+    assert run.device == "Orin"
+    assert run.latency.reference_ns
+    assert run.gpu is not None
+    assert run.gpu.samples == 10
+    assert run.layers is not None
+    assert [(layer.nodes, layer.time_ns) for layer in run.layers.layers] == [(("conv1", "relu1"), 200_000)]
+    assert run.layers.float16 == run.layers.layers
+    assert run.layers.runs == 50
 
 
 def test_without_an_evaluation_on_the_device_the_accuracy_is_the_twins(tmp_path: Path) -> None:
