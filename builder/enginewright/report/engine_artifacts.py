@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
-from enginewright.report.engine_data import EngineLayers
-from enginewright.report.quantizer_pairs import quantizer_pairs
+from enginewright.report.engine_data import EngineLayers, Quantization
+from enginewright.report.quantizer_pairs import quantization_of
 from enginewright_runtime.bundle import Bundle
 from enginewright_runtime.canonical import Json, strict_json
 from enginewright_runtime.errors import BundleError
@@ -58,7 +58,7 @@ def engine_layers(
         layers=layers,
         runs=runs,
         wanted=tuple(wanted),
-        pairs=() if model is None else quantizer_pairs(model),
+        quantization=Quantization() if model is None else quantization_of(model),
         dla=settings.get("dla_core") is not None,
     )
 

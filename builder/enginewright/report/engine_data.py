@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 from enginewright_runtime.tensorrt.engine_layers import EngineLayer
 
-__all__ = ["EngineLayers", "GpuTiming", "QuantizerPair"]
+__all__ = ["EngineLayers", "GpuTiming", "Quantization", "QuantizerPair"]
 
 
 @dataclass(frozen=True)
@@ -30,6 +30,14 @@ class QuantizerPair:
 
 
 @dataclass(frozen=True)
+class Quantization:
+    """The nodes of a network that only quantize or dequantize, those of weights among them, and the pairs of activations."""
+
+    nodes: frozenset[str] = frozenset()
+    pairs: tuple[QuantizerPair, ...] = ()
+
+
+@dataclass(frozen=True)
 class EngineLayers:
     """The layers of an engine, and of the engine of the same network in float16 where there is one.
 
@@ -42,7 +50,7 @@ class EngineLayers:
     float16: tuple[EngineLayer, ...] = ()
     runs: int = 0
     wanted: tuple[str, ...] = ()
-    pairs: tuple[QuantizerPair, ...] = ()
+    quantization: Quantization = Quantization()
     floors_ns: Mapping[str, float] = field(default_factory=dict)
     dla: bool = False
 

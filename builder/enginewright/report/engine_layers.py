@@ -83,22 +83,21 @@ def broken_pairs(found: EngineLayers) -> tuple[str, ...]:
 
     A pair at an input of the network has nothing to be fused with, so a layer of its own is no loss there.
     """
-    holder = {node: layer for layer in found.layers for node in layer.nodes}
-    of_pairs = {node for pair in found.pairs for node in pair.nodes}
+    holders = _holders(found.layers)
     told = []
-    for pair in found.pairs:
+    for pair in found.quantization.pairs:
         alone = _distinct(
-            holder[node] for node in pair.nodes if node in holder and of_pairs.issuperset(holder[node].nodes)
+            layer for node in pair.nodes for layer in holders.get(node, ()) if _only_quantizes(layer, found)
         )
-        parted = _parted(pair, holder) if pair.splits else ()
+        parted = _parted(pair, holders) if pair.splits else ()
         if not pair.before or not (alone or parted):
             continue
         words = []
         if alone:
-            words.append(f"fused with nothing, computed by {_layers(alone)}")
+            words.append(f"fused with nothing, computed by {_layers(alone, found)}")
         if parted:
-            words.append(f"what it stands between is computed apart, by {_layers(parted)}")
-        told.append(f"{_pair(pair)}: {'; '.join(words)}.")
+            words.append(f"what it stands between is computed apart, by {_layers(parted, found)}")
+        told.append(f"{_place(pair)}: {'; '.join(words)}.")
     return tuple(told)
 
 
@@ -140,7 +139,9 @@ def _wanted_sentences(found: EngineLayers, compared: Comparison) -> tuple[str, .
     elif found.wanted:
         said.append("Nothing that the network's Q/DQ pairs ask int8 for is computed in another precision.")
     if found.dla:
-        on_gpu = [_title(layer) for layer in found.layers if layer.multiplies and "dla" not in layer.kind.lower()]
+        on_gpu = [
+            _title(layer, found) for layer in found.layers if layer.multiplies and "dla" not in layer.kind.lower()
+        ]
         there = f"these layers fell back to the GPU: {_some(on_gpu)}" if on_gpu else "no product fell back to the GPU"
         said.append(f"The engine was to run on a DLA; {there}.")
     return tuple(said)
@@ -148,31 +149,50 @@ def _wanted_sentences(found: EngineLayers, compared: Comparison) -> tuple[str, .
 
 def _layer_rows(found: EngineLayers) -> tuple[LayerRow, ...]:
     total_ns = sum(layer.time_ns or 0 for layer in found.layers)
-    of_pairs = {node for pair in found.pairs for node in pair.nodes}
+    holders = _holders(found.layers)
     return tuple(
         LayerRow(
-            name=_title(layer),
+            name=_title(layer, found),
             kind=layer.kind,
             precision=_precision(layer),
             time=NONE if layer.time_ns is None else microseconds(layer.time_ns),
             share=None if layer.time_ns is None or not total_ns else layer.time_ns / total_ns,
-            floor=_floor(layer, found.floors_ns),
-            remark=_remark(layer, of_pairs),
+            floor=_floor(layer, holders, found.floors_ns),
+            remark=_remark(layer, found),
         )
         for layer in found.layers
     )
 
 
-def _remark(layer: EngineLayer, of_pairs: set[str]) -> str:
-    if layer.nodes and of_pairs.issuperset(layer.nodes):
+def _remark(layer: EngineLayer, found: EngineLayers) -> str:
+    if _only_quantizes(layer, found):
         return "Q/DQ alone"
     return "reformat" if layer.reformat else ""
 
 
-def _floor(layer: EngineLayer, floors_ns: Mapping[str, float]) -> str:
-    """The operations of all its nodes; empty where they have none, or none that is known."""
-    least_ns = sum(floors_ns.get(node, 0.0) for node in layer.nodes)
+def _floor(layer: EngineLayer, holders: Mapping[str, Sequence[EngineLayer]], floors_ns: Mapping[str, float]) -> str:
+    """The operations of its nodes; empty where none is known. A node may be in several layers: then its operations are in
+    the one that multiplies.
+    """
+    least_ns = sum(floors_ns.get(node, 0.0) for node in layer.nodes if _computes(layer, holders[node]))
     return f"\N{GREATER-THAN OR EQUAL TO} {microseconds(least_ns)}" if least_ns else ""
+
+
+def _computes(layer: EngineLayer, among: Sequence[EngineLayer]) -> bool:
+    return len(among) == 1 or [other for other in among if other.multiplies] == [layer]
+
+
+def _holders(layers: Iterable[EngineLayer]) -> dict[str, list[EngineLayer]]:
+    """The layers that a node is in."""
+    found: dict[str, list[EngineLayer]] = {}
+    for layer in layers:
+        for node in layer.nodes:
+            found.setdefault(node, []).append(layer)
+    return found
+
+
+def _only_quantizes(layer: EngineLayer, found: EngineLayers) -> bool:
+    return bool(layer.nodes) and found.quantization.nodes.issuperset(layer.nodes)
 
 
 def _precision(layer: EngineLayer) -> str:
@@ -190,32 +210,38 @@ def _longest_ns(part: Part) -> int:
     return max(part.int8_ns, part.float16_ns)
 
 
-def _parted(pair: QuantizerPair, holder: Mapping[str, EngineLayer]) -> tuple[EngineLayer, ...]:
-    """The layers of the product before the pair and of the activation behind it, where they are two."""
-    layers = _distinct(holder[node] for node in (pair.before, *pair.after) if node in holder)
-    return layers if len(layers) > 1 and pair.before in holder else ()
+def _parted(pair: QuantizerPair, holders: Mapping[str, Sequence[EngineLayer]]) -> tuple[EngineLayer, ...]:
+    """The layers of the product before the pair and of what is behind it, where no layer has both."""
+    before = holders.get(pair.before, ())
+    behind = [layer for node in pair.after for layer in holders.get(node, ())]
+    apart = before and behind and not any(layer in behind for layer in before)
+    return _distinct((*before, *behind)) if apart else ()
 
 
 def _distinct(layers: Iterable[EngineLayer]) -> tuple[EngineLayer, ...]:
     return tuple(dict.fromkeys(layers))
 
 
-def _pair(pair: QuantizerPair) -> str:
-    """Its place; the nodes stand in the names of the layers."""
-    after = " and ".join(pair.after) if pair.after else "an output of the network"
-    return f"{pair.quantize}, between {pair.before} and {after}"
+def _place(pair: QuantizerPair) -> str:
+    """The nodes of the pair stand in the names of the layers."""
+    after = f"before {' and '.join(pair.after)}" if pair.after else "at an output of the network"
+    return f"{pair.quantize}, behind {pair.before} and {after}"
 
 
-def _layers(layers: Sequence[EngineLayer]) -> str:
+def _layers(layers: Sequence[EngineLayer], found: EngineLayers) -> str:
     """Their names, with the time of each that was timed."""
     return " and ".join(
-        _title(layer) + (f" ({microseconds(layer.time_ns)})" if layer.time_ns is not None else "") for layer in layers
+        _title(layer, found) + (f" ({microseconds(layer.time_ns)})" if layer.time_ns is not None else "")
+        for layer in layers
     )
 
 
-def _title(layer: EngineLayer) -> str:
-    """The nodes fused in it, of very many the first; a layer without any has the compiler's own name."""
-    return _some(layer.nodes, " + ") or layer.name or "(unnamed)"
+def _title(layer: EngineLayer, found: EngineLayers) -> str:
+    """The nodes fused in it, of very many the first, without those that only quantize; a layer without any has the
+    compiler's own name.
+    """
+    working = [node for node in layer.nodes if node not in found.quantization.nodes]
+    return _some(working or layer.nodes, " + ") or layer.name or "(unnamed)"
 
 
 def _some(names: Sequence[str], between: str = ", ") -> str:

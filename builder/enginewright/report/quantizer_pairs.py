@@ -1,4 +1,4 @@
-"""The Q/DQ pairs of a network's activations, and the nodes that they stand between."""
+"""The Q/DQ pairs of a network, and the nodes that they stand between."""
 
 from __future__ import annotations
 
@@ -6,17 +6,17 @@ import onnx
 from google.protobuf.message import DecodeError
 
 from enginewright.graph.topology import Topology
-from enginewright.report.engine_data import QuantizerPair
+from enginewright.report.engine_data import Quantization, QuantizerPair
 from enginewright_runtime.errors import BundleError
 
-__all__ = ["quantizer_pairs"]
+__all__ = ["quantization_of"]
 
 _PRODUCTS = frozenset({"Conv", "ConvTranspose", "Gemm", "MatMul"})
 _ACTIVATIONS = frozenset({"Clip", "Elu", "HardSigmoid", "HardSwish", "LeakyRelu", "PRelu", "Relu", "Sigmoid", "Tanh"})
 
 
-def quantizer_pairs(model: bytes) -> tuple[QuantizerPair, ...]:
-    """Every pair whose input is computed, or comes from outside: those of weights are left out. In graph order.
+def quantization_of(model: bytes) -> Quantization:
+    """Every node that quantizes or dequantizes, and every pair whose input is no constant, in graph order.
 
     Raises BundleError where the bytes are not an ONNX model.
     """
@@ -24,13 +24,15 @@ def quantizer_pairs(model: bytes) -> tuple[QuantizerPair, ...]:
         view = Topology(onnx.ModelProto.FromString(model))
     except DecodeError as error:
         raise BundleError(f"model.onnx is not an ONNX model, or cut short: {error}") from None
-    return tuple(
+    names = frozenset(node.name for node in view.nodes if node.op_type in ("QuantizeLinear", "DequantizeLinear"))
+    pairs = tuple(
         _pair(quantize, dequantize, view)
         for quantize in view.nodes
         if quantize.op_type == "QuantizeLinear" and quantize.input[0] not in view.initializers
         for dequantize in view.consumers(quantize.output[0])
         if dequantize.op_type == "DequantizeLinear"
     )
+    return Quantization(names, pairs)
 
 
 def _pair(quantize: onnx.NodeProto, dequantize: onnx.NodeProto, view: Topology) -> QuantizerPair:

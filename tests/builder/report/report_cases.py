@@ -37,7 +37,7 @@ from enginewright.report.data import (
     TimeSaved,
     Training,
 )
-from enginewright.report.engine_data import EngineLayers, GpuTiming, QuantizerPair
+from enginewright.report.engine_data import EngineLayers, GpuTiming, Quantization, QuantizerPair
 from enginewright_runtime.budget import Finding, Verdict
 from enginewright_runtime.measurement import Protocol
 from enginewright_runtime.tensorrt.engine_layers import EngineLayer
@@ -557,7 +557,7 @@ def engine_layers(*, timed: bool = True) -> EngineLayers:
         float16=tuple(float16),
         runs=50,
         wanted=tuple(convolutions),
-        pairs=(at_input, pair),
+        quantization=Quantization(frozenset({*at_input.nodes, *pair.nodes}), (at_input, pair)),
         floors_ns=dict.fromkeys(convolutions, 1776.9),
     )
     if timed:
@@ -678,7 +678,11 @@ def hostile() -> ReportData:
     evil_layer = compiled(evil, nodes=(f"{evil} | a", "b" * 200), kind=evil, time_ns=5, reads=evil, writes=evil)
     evil_pair = QuantizerPair(f"{evil} | q", "d", f"{evil}", (f"{evil} | a",), splits=False)
     layers = EngineLayers(
-        (evil_layer, compiled("q", nodes=(f"{evil} | q",), time_ns=0)), (evil_layer,), 1, (f"{evil} | a",), (evil_pair,)
+        (evil_layer, compiled("q", nodes=(f"{evil} | q",), time_ns=0)),
+        (evil_layer,),
+        1,
+        (f"{evil} | a",),
+        Quantization(frozenset(evil_pair.nodes), (evil_pair,)),
     )
     run = replace(orin_run(), fingerprint=evil, device=f"{evil} | *d*", settings=(Fact(evil, evil),), layers=layers)
     decided = replace(precision((layer.name, marked.name, "a|b *c*", "d")), reason=f"{evil} | is *slower*")
