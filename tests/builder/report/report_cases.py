@@ -677,13 +677,9 @@ def hostile() -> ReportData:
     marked = replace(data.engine.layers[2], name=f"{evil}\"'&")
     evil_layer = compiled(evil, nodes=(f"{evil} | a", "b" * 200), kind=evil, time_ns=5, reads=evil, writes=evil)
     evil_pair = QuantizerPair(f"{evil} | q", "d", f"{evil}", (f"{evil} | a",), splits=False)
-    layers = EngineLayers(
-        (evil_layer, compiled("q", nodes=(f"{evil} | q",), time_ns=0)),
-        (evil_layer,),
-        1,
-        (f"{evil} | a",),
-        Quantization(frozenset(evil_pair.nodes), (evil_pair,)),
-    )
+    alone = compiled("q", nodes=(f"{evil} | q",), time_ns=0)
+    pairs = Quantization(frozenset(evil_pair.nodes), (evil_pair,))
+    layers = EngineLayers((evil_layer, alone), (evil_layer,), 1, (f"{evil} | a",), pairs)
     run = replace(orin_run(), fingerprint=evil, device=f"{evil} | *d*", settings=(Fact(evil, evil),), layers=layers)
     decided = replace(precision((layer.name, marked.name, "a|b *c*", "d")), reason=f"{evil} | is *slower*")
     return replace(
