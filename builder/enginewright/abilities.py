@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from enginewright.target import Target
 from enginewright_runtime.backends import backend
+from enginewright_runtime.device_needs import fit
 from enginewright_runtime.errors import BackendMissing, EngineError
 from enginewright_runtime.host import machine
 from enginewright_runtime.tensorrt.device import NoDevice
@@ -52,6 +53,8 @@ def ability(target: Target) -> Ability:
         )
         if found is not None and pinned is not None and not _same(found, pinned)
     ]
+    if not differs and target.build == "device":  # the same architecture and capability may be of another model
+        differs = list(fit(target.needs(), backend(target.backend), requires).differences)
     if differs:
         return Ability(False, False, "; ".join(differs))
     misfit = backend(target.backend).misfit(requires)

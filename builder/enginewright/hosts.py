@@ -12,6 +12,7 @@ from enginewright.target import Target
 from enginewright_runtime import host
 from enginewright_runtime.backends import backend
 from enginewright_runtime.errors import BackendMissing
+from enginewright_runtime.gpu import fingerprint_for
 from enginewright_runtime.tensorrt.library import installed_version
 
 __all__ = ["host_facts", "refuse_another_host"]
@@ -32,7 +33,7 @@ def host_facts(target: Target) -> HostFacts:
         dialect=backend_dialect(target.backend, target.machine or host.machine(), host.instruction_sets()),
         requires=requires,
         precision="bfloat16" if "amx_bf16" in host.instruction_sets() else "float32",
-        fingerprint=host.fingerprint_id(host.fingerprint()),
+        fingerprint=_fingerprint("onnxruntime" if pending else target.backend),
         pending=pending,
         twin_requires=backend("onnxruntime").requires() if pending else {},
         checker=_checker() if pending and target.on_gpu else "",
@@ -46,10 +47,16 @@ def _checker() -> str:
         return ""
 
 
-def refuse_another_host(planned: str) -> None:
-    """Raise StepFailed where this is not the host that a build was planned on, by its fingerprint."""
-    if host.fingerprint_id(host.fingerprint()) != planned:
+def refuse_another_host(planned: str, backend_name: str) -> None:
+    """Raise StepFailed where this is not the host that a build was planned on, by the fingerprint for engines of the
+    backend.
+    """
+    if _fingerprint(backend_name) != planned:
         raise StepFailed(
             "the build was planned on another host, and a measurement taken here would pass for one of that host",
             hint="run the build where it is to be measured",
         )
+
+
+def _fingerprint(backend_name: str) -> str:
+    return host.fingerprint_id(fingerprint_for([backend_name]))

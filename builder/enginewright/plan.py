@@ -159,7 +159,7 @@ class _Layout:
             **self._packed_parameters(),
             "backend": self.own.backend,
             "settings": dict(settings),
-            "requires": self.target.needs(),
+            "requires": dict(self.target.needs()),
             "rates": dict(vars(rates_of(self.target))),
             "reason": self.host.pending,
             "power_mode": self.target.power_mode,

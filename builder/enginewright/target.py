@@ -126,7 +126,10 @@ class Target:
         },
     )
     sm_count: int | None = field(
-        default=None, metadata={RULE: Rule("streaming multiprocessors of its GPU", minimum=1, maximum=1000)}
+        default=None,
+        metadata={
+            RULE: Rule("streaming multiprocessors of its GPU that its power mode has on", minimum=1, maximum=1000)
+        },
     )
     memory_gb: float | None = field(default=None, metadata={RULE: _rate("memory, as its vendor counts it", "GB")})
     bandwidth_gb_s: float | None = field(default=None, metadata={RULE: _rate("memory bandwidth", "GB/s")})
@@ -207,9 +210,17 @@ class Target:
         }
         return {name: value for name, value in wanted.items() if value is not None}
 
-    def needs(self) -> dict[str, Json]:
-        """What a device must be for this target's engine to be compiled on it."""
+    def needs(self) -> dict[str, str]:
+        """What a device must be for this target's engine to be compiled on it, and the mode that it is to be in.
+
+        An engine that is compiled ahead of time is for every card of its compute capability.
+        """
         known = {"machine": self.machine, "compute_capability": self.compute_capability}
+        if self.build == "device":
+            known["power_mode"] = self.power_mode
+            if self.on_gpu:
+                known["sm_count"] = None if self.sm_count is None else str(self.sm_count)
+                known["memory_gb"] = None if self.memory_gb is None else f"{self.memory_gb:g}"
         return {name: value for name, value in known.items() if value is not None}
 
     @property

@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TypeAlias
 
+from enginewright_runtime.gpu_state import GpuState, WatchedGpu
 from enginewright_runtime.sysfs import read_number, read_text
 
 Reading: TypeAlias = "Mapping[str, int | str | None]"
@@ -17,16 +18,21 @@ Columns: TypeAlias = "Mapping[str, tuple[int | str | None, ...]]"
 
 STATES = ("clock_khz", "clock_limit_khz", "governor", "temperature_millidegrees")
 GROWTHS = ("thermal_throttles", "quota_throttled_us", "pressure_stalled_us", "steal_ticks")
+GPU = ("gpu_clock_khz", "gpu_clock_limit_khz", "gpu_held_back_by", "gpu_throttles")  # of engines that run on one
 
 _ROOT = Path("/")
 _PROCESSOR_FIELD = 36  # of /proc/PID/stat, counted from behind the command's name: the core that ran it last
 
 
 class ConditionsProbe:
-    """Reads the conditions after each chunk. It looks for its files once. `root` is where /proc and /sys are."""
+    """Reads the conditions after each chunk, those of `gpu` too where there is one. It looks for its files once. `root`
+    is where /proc and /sys are.
+    """
 
-    def __init__(self, *, root: Path = _ROOT) -> None:
+    def __init__(self, *, root: Path = _ROOT, gpu: WatchedGpu | None = None) -> None:
         self._root = root
+        self._gpu = gpu
+        self._gpu_state = GpuState()
         cpus = root / "sys/devices/system/cpu"
         self._limit = cpus / "cpu0/cpufreq/scaling_max_freq"
         self._governor = cpus / "cpu0/cpufreq/scaling_governor"
@@ -37,6 +43,7 @@ class ConditionsProbe:
     def begin(self) -> None:
         """Take the counters' values as those from which the first chunk counts."""
         self._counters = self._read_counters()
+        self._gpu_state = self._gpu.read() if self._gpu else GpuState()
 
     def read(self, pid: int) -> Reading:
         """The states now, of the core that the process `pid` ran on, and how far the counters grew since the last call."""
@@ -48,7 +55,17 @@ class ConditionsProbe:
             "governor": read_text(self._governor),
             "temperature_millidegrees": max(temperatures, default=None),
             **{name: _growth(before[name], self._counters[name]) for name in GROWTHS},
+            **(self._read_gpu(self._gpu) if self._gpu else {}),
         }
+
+    def _read_gpu(self, gpu: WatchedGpu) -> Reading:
+        """A GPU that counts no throttles says whether it is throttled now: that is one of them."""
+        before, self._gpu_state = self._gpu_state, gpu.read()
+        now = self._gpu_state
+        throttles = _growth(before.throttles, now.throttles)
+        if now.throttled_now is not None:
+            throttles = int(now.throttled_now)
+        return dict(zip(GPU, (now.clock_khz, now.clock_limit_khz, now.held_back_by, throttles), strict=True))
 
     def _clock_khz(self, pid: int) -> int | None:
         fields = (read_text(self._root / f"proc/{pid}/stat") or "").rpartition(")")[2].split()
@@ -69,7 +86,8 @@ class ConditionsProbe:
 
 def columns(readings: Sequence[Reading]) -> Columns:
     """The readings by name, which takes a third of the room."""
-    return {name: tuple(reading[name] for reading in readings) for name in (*STATES, *GROWTHS)}
+    names = readings[0] if readings else ()
+    return {name: tuple(reading[name] for reading in readings) for name in names}
 
 
 def _growth(before: int | None, after: int | None) -> int | None:

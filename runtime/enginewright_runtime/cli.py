@@ -26,6 +26,7 @@ from enginewright_runtime.budget import Finding, Verdict
 from enginewright_runtime.bundle import Bundle, read_bundle
 from enginewright_runtime.canonical import Json, canonical_bytes
 from enginewright_runtime.compile_command import add_compile_options, run_compile
+from enginewright_runtime.device_needs import meant_power_mode
 from enginewright_runtime.errors import EnginewrightError, InputError
 from enginewright_runtime.exit_codes import ExitCode
 from enginewright_runtime.golden import OutputAgreement, read_golden
@@ -167,7 +168,7 @@ def _bench(options: argparse.Namespace) -> Answer:
 
 def _check(options: argparse.Namespace) -> Answer:
     with subject(read_bundle(options.bundle, require_key=options.key)) as checked:
-        sensors = Sensors()
+        sensors = Sensors(meant=meant_power_mode(checked.bundle.manifest))
         found = check(checked, max_seconds=options.max_seconds, on_progress=_check_progress)
     if options.output and found.measurement:
         _write(options.output, found.measurement.to_bytes())

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 from enginewright_runtime.backends import Array, Backend, OpenEngine, backend
 from enginewright_runtime.budget import Finding, judge
 from enginewright_runtime.bundle import Bundle, write_bundle
+from enginewright_runtime.device_needs import fit
 from enginewright_runtime.errors import BundleError, EngineError, EnginewrightError, NoEngineFits
 from enginewright_runtime.evidence import evidence_of
 from enginewright_runtime.golden import OutputAgreement, one_sample, read_golden
@@ -37,8 +38,9 @@ CALIBRATED_NAME, CACHE_NAME = "calibrated.onnx", "calibration.cache"
 
 @dataclass(frozen=True)
 class Finished:
-    """`compiled`: the engine was made now, and was not in the bundle before. `warnings` are the backend's own. `examined` is
-    what an engine on a GPU tells of itself, and `float16` the same network without its Q/DQ pairs.
+    """`compiled`: the engine was made now, and was not in the bundle before. `warnings` are the backend's own, and what
+    could not be told of the device. `examined` is what an engine on a GPU tells of itself, and `float16` the same network
+    without its Q/DQ pairs.
 
     `measurement` and `findings` are empty where the engine does not give the golden outputs: what computes something
     else is not worth a latency.
@@ -81,18 +83,18 @@ def finish_bundle(
     differs from the golden outputs, or where anything fails.
     """
     on_phase("looking at the device")
-    pending, chosen = _fitting(bundle)
+    pending, chosen, warnings = _fitting(bundle)
     requires = chosen.requires(pending.settings)
     fingerprint = chosen.fingerprint(requires)
     if misfit := chosen.misfit(requires):  # compiled ahead of time for a device that this is not
         raise NoEngineFits(f"{bundle.path}: its engine does not run here\n  {fingerprint}: {misfit}")
     there = next((entry for entry in bundle.manifest.engines if entry.fingerprint == fingerprint), None)
-    warnings: tuple[str, ...] = ()
     if there is not None:
         entry, engine = there, bundle.read(there.path)
     else:
         on_phase("compiling the engine")
-        engine, warnings = _compile(chosen, bundle, pending, on_phase)
+        engine, of_compiler = _compile(chosen, bundle, pending, on_phase)
+        warnings += of_compiler
         path = f"engines/{fingerprint}/engine"
         entry = EngineEntry(fingerprint, pending.backend, path, pending.settings, requires)
     on_phase("running the golden inputs")
@@ -112,33 +114,29 @@ def finish_bundle(
     return finished
 
 
-def _fitting(bundle: Bundle) -> tuple[PendingEngine, Backend]:
-    """The first pending engine that this device can compile, and its backend."""
+def _fitting(bundle: Bundle) -> tuple[PendingEngine, Backend, tuple[str, ...]]:
+    """The first pending engine that this device can compile, its backend, and what could not be told of the device."""
     if not bundle.manifest.pending:
         raise BundleError(
             f"{bundle.path}: no engine of this bundle is pending: it is complete", hint="run it, or bench it"
         )
-    reasons = []
-    failure: EnginewrightError | None = None
+    reasons: list[str] = []
+    hints: list[str] = []
     for pending in bundle.manifest.pending:
         chosen = backend(pending.backend)
         try:
             here = chosen.requires(pending.settings)
         except EnginewrightError as error:
-            failure = error
+            hints.insert(0, error.hint)  # what is missing comes before what differs
             reasons.append(f"{pending.backend}: {error.message}")
             continue
-        differs = [
-            f"it is for {name.replace('_', ' ')} {wanted}, and this device has {here.get(name, 'none')}"
-            for name, wanted in pending.requires.items()
-            if here.get(name) != wanted
-        ]
-        if not differs:
-            return pending, chosen
-        reasons.append(f"{pending.backend}: {'; '.join(differs)}")
+        found = fit(pending.requires, chosen, here)
+        if not found.differences:
+            return pending, chosen, found.warnings
+        hints.append(found.hint)
+        reasons.append(f"{pending.backend}: {'; '.join(found.differences)}")
     listed = "\n".join(f"  {reason}" for reason in reasons)
-    hint = failure.hint if failure is not None else "take the bundle to the device that it is for"
-    raise NoEngineFits(f"{bundle.path}: its pending engine cannot be compiled here\n{listed}", hint=hint)
+    raise NoEngineFits(f"{bundle.path}: its pending engine cannot be compiled here\n{listed}", hint=hints[0])
 
 
 def _compile(

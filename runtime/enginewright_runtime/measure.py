@@ -22,7 +22,8 @@ from enginewright_runtime.backends import Array
 from enginewright_runtime.caches import Caches, bytes_to_evict
 from enginewright_runtime.canonical import Json, sha256_file
 from enginewright_runtime.chunk_conditions import ConditionsProbe, Reading, columns
-from enginewright_runtime.host import conditions, fingerprint
+from enginewright_runtime.gpu import fingerprint_for, watched_gpu
+from enginewright_runtime.host import conditions
 from enginewright_runtime.measurement import MeasuredEngine, Measurement, Protocol, SessionRecord
 from enginewright_runtime.npz import write_npz
 from enginewright_runtime.warm_up import WarmUp, WarmUpRule
@@ -69,7 +70,11 @@ def measure(
     """
     if sessions < 1:
         raise ValueError("a measurement has one session at the least")
-    with Measuring(engines, inputs, rounds=rounds, chunk=chunk, seed=seed, warm_up=warm_up, caches=caches) as measuring:
+    gpu = watched_gpu(engine.backend for engine in engines.values())
+    probe = ConditionsProbe(gpu=gpu) if gpu else None
+    with Measuring(
+        engines, inputs, rounds=rounds, chunk=chunk, seed=seed, warm_up=warm_up, caches=caches, probe=probe
+    ) as measuring:
         for done in range(sessions):
             if on_progress:
                 on_progress(done, sessions)
@@ -157,7 +162,7 @@ class Measuring:
     def measurement(self) -> Measurement:
         """All sessions so far."""
         return Measurement(
-            host=fingerprint(),
+            host=fingerprint_for(engine.backend for engine in self._engines.values()),
             protocol=Protocol(
                 threads={label: _threads(engine) for label, engine in self._engines.items()},
                 interleaved=len(self._engines) > 1,

@@ -67,23 +67,25 @@ def paired_statistics(before_ns: npt.NDArray[np.int64], after_ns: npt.NDArray[np
 def disturbed_rounds(session: SessionRecord, labels: Iterable[str], rounds: int) -> frozenset[int]:
     """The rounds in which the machine throttled, or changed its clocks, whichever engine ran. No latency is looked at.
 
-    A throttle is a counter of the processor's or of the control group's quota that grew. A clock has changed where its
-    limit or its governor is not the session's usual one, or where a core ran 5 % away from that engine's usual clock.
+    A throttle is a counter of the processor's, of the control group's quota or of the GPU's that grew. A clock has
+    changed where its limit, its governor or what holds the GPU's back is not the session's usual one, or where a core
+    or the GPU ran 5 % away from that engine's usual clock. So a GPU at its power limit all the time is as it is, and
+    one that comes and goes there is not.
     """
     found: set[int] = set()
     for label in labels:
         columns = session.chunk_conditions.get(label, {})
-        for name in ("thermal_throttles", "quota_throttled_us"):
+        for name in ("thermal_throttles", "quota_throttled_us", "gpu_throttles"):
             found |= {
                 index for index, grown in enumerate(columns.get(name, ())) if isinstance(grown, int) and grown > 0
             }
-        for name in ("clock_limit_khz", "governor"):
+        for name in ("clock_limit_khz", "governor", "gpu_clock_limit_khz", "gpu_held_back_by"):
             column = columns.get(name, ())
             usual = statistics.mode(column) if column else None
             found |= {index for index, value in enumerate(column) if value != usual}
-        clocks = {index: value for index, value in enumerate(columns.get("clock_khz", ())) if isinstance(value, int)}
-        if clocks:
-            middle = statistics.median(clocks.values())
+        for name in ("clock_khz", "gpu_clock_khz"):
+            clocks = {index: value for index, value in enumerate(columns.get(name, ())) if isinstance(value, int)}
+            middle = statistics.median(clocks.values()) if clocks else 0
             found |= {index for index, clock in clocks.items() if abs(clock - middle) > _CLOCK_MOVED * middle}
     return frozenset(index for index in found if index < rounds)
 

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 
 import pytest
+from tests.runtime.power_modes import board as board
 
 from enginewright.abilities import Ability, ability
+from enginewright.errors import StepFailed
+from enginewright.hosts import host_facts, refuse_another_host
 from enginewright.target import Target, catalogue, load_target
 from enginewright_runtime.errors import BackendMissing
 from enginewright_runtime.host import machine
@@ -63,3 +67,36 @@ def test_another_version_than_the_pinned_one_is_named() -> None:
 def test_another_compute_capability_is_named() -> None:
     thor = replace(ORIN, compute_capability="11.0")
     assert ability(thor).words == "pending: compute capability 8.7 is here, and the target has 11.0"
+
+
+@pytest.mark.usefixtures("on_an_orin")
+def test_another_model_of_the_same_capability_is_named() -> None:
+    found = ability(replace(ORIN, sm_count=8, memory_gb=16))
+    assert found.words == (
+        "pending: it is for a GPU with 8 SMs and 16 GB of memory, and the Orin here has 16 and 64.0 GiB: "
+        "it is another model"
+    )
+
+
+@pytest.mark.usefixtures("on_an_orin")
+def test_in_another_power_mode_it_is_pending(board: Callable[..., None]) -> None:
+    board("MODE_30W")
+    found = ability(ORIN)
+    assert found.words == "pending: it is to be measured in the power mode MAXN, and MODE_30W is set"
+
+
+@pytest.mark.usefixtures("on_an_orin")
+def test_what_was_planned_in_one_power_mode_is_not_measured_in_another(board: Callable[..., None]) -> None:
+    board("MAXN")
+    planned = host_facts(ORIN).fingerprint
+    refuse_another_host(planned, "tensorrt")
+    with pytest.raises(StepFailed, match="planned on another host"):
+        refuse_another_host(planned, "onnxruntime")
+    board("MODE_30W")
+    with pytest.raises(StepFailed, match="planned on another host"):
+        refuse_another_host(planned, "tensorrt")
+
+
+def test_a_build_for_the_processor_knows_nothing_of_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("enginewright_runtime.backends.tensorrt.probe", None)
+    refuse_another_host(host_facts(load_target("cpu", catalogue(None))).fingerprint, "onnxruntime")

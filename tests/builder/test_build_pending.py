@@ -83,7 +83,9 @@ def test_the_bundle_is_whole_and_says_what_is_pending(orin: Finished) -> None:
     bundle = read_bundle(Path(orin.json["bundle"]))
     assert bundle.manifest.engines == ()
     [pending] = bundle.manifest.pending
-    assert pending.requires == {"machine": "aarch64", "compute_capability": "8.7"}
+    assert pending.requires == {
+        "machine": "aarch64", "compute_capability": "8.7", "sm_count": "16", "memory_gb": "64", "power_mode": "MAXN",
+    }  # fmt: skip
     assert pending.settings["sizes"] == {"batch": [1, 1, 32]}
     assert set(bundle.contents) == {
         "model.onnx", "model.float16.onnx", "unquantized.float16.onnx", "golden.npz", "report.html", "report.json", "floors.json",

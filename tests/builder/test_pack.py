@@ -33,7 +33,8 @@ from enginewright_runtime.backends import backend
 from enginewright_runtime.budget import Verdict
 from enginewright_runtime.bundle import read_bundle
 from enginewright_runtime.golden import Golden
-from enginewright_runtime.host import fingerprint, fingerprint_id
+from enginewright_runtime.gpu import fingerprint_for
+from enginewright_runtime.host import fingerprint_id
 
 CPU = Target(target=1, name="cpu", backend="onnxruntime", build="here", threads=2)
 RECOVER = Recover(epochs=1, learning_rate=0.001)
@@ -206,4 +207,4 @@ def run_measure(lone: LoneStage, engine: dict[str, Path], monkeypatch: pytest.Mo
     monkeypatch.setattr(measure, "_with_warm_caches", lambda *given: (warm, Verdict.PASS))
     monkeypatch.setattr(measure, "_with_evicted_caches", lambda *given: evicted)
     reference = {"reference_engine": engine["engine"], "reference_entry": engine["entry"]}
-    return lone.run("measure", {"host": fingerprint_id(fingerprint())}, **engine, **reference)
+    return lone.run("measure", {"host": fingerprint_id(fingerprint_for(["tensorrt"]))}, **engine, **reference)

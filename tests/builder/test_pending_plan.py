@@ -57,7 +57,9 @@ def test_the_device_gets_its_own_settings_and_must_be_what_the_target_says() -> 
     packed = plan_of().step("pack").parameters
     assert packed["backend"] == "tensorrt"
     assert packed["settings"] == {"workspace_mib": 4096, "sizes": {"batch": [1, 1, 32]}}
-    assert packed["requires"] == {"machine": "aarch64", "compute_capability": "8.7"}
+    assert packed["requires"] == {
+        "machine": "aarch64", "compute_capability": "8.7", "sm_count": "16", "memory_gb": "64", "power_mode": "MAXN",
+    }  # fmt: skip
     assert packed["reason"] == "there is no GPU"
 
 

@@ -195,3 +195,38 @@ def test_a_backend_is_told_what_the_target_pins_and_nothing_else(tmp_path):
     more = 'compute_capability: "8.7"\nworkspace_mib: 512\noptimization_level: 4\nsm_count: 16\n'
     (tmp_path / "van.yaml").write_text(GPU.format(backend="tensorrt", build="device", more=more))
     assert load_target("van", [tmp_path]).engine_settings() == {"workspace_mib": 512, "optimization_level": 4}
+
+
+def test_a_device_is_the_model_and_in_the_mode_that_its_target_says():
+    assert load_target("orin-nx", catalogue(None)).needs() == {
+        "machine": "aarch64",
+        "compute_capability": "8.7",
+        "power_mode": "40W",
+        "sm_count": "8",
+        "memory_gb": "16",
+    }
+
+
+def test_what_a_target_does_not_say_is_not_asked_of_a_device(tmp_path):
+    (tmp_path / "van.yaml").write_text(
+        GPU.format(backend="tensorrt", build="device", more='compute_capability: "8.7"\n')
+    )
+    assert load_target("van", [tmp_path]).needs() == {"compute_capability": "8.7"}
+
+
+def test_an_engine_ahead_of_time_is_for_every_card_of_its_capability(tmp_path):
+    more = 'compute_capability: "8.9"\nsm_count: 128\nmemory_gb: 24\n'
+    (tmp_path / "van.yaml").write_text(GPU.format(backend="tensorrt_rtx", build="ahead", more=more))
+    assert load_target("van", [tmp_path]).needs() == {"compute_capability": "8.9"}
+
+
+def test_the_target_of_another_mode_that_the_page_on_power_shows_loads(tmp_path):
+    page = (Path(__file__).parents[2] / "docs/power.md").read_text()
+    (tmp_path / "orin-30w.yaml").write_text(page.partition("```yaml\n")[2].partition("```")[0])
+    shown = load_target("orin-30w", [tmp_path])
+    assert shown.needs() == {
+        "machine": "aarch64",
+        "compute_capability": "8.7",
+        "power_mode": "MODE_30W",
+        "memory_gb": "64",
+    }

@@ -6,7 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from enginewright_runtime.chunk_conditions import ConditionsProbe, columns
+from enginewright_runtime.canonical import Json
+from enginewright_runtime.chunk_conditions import Columns, ConditionsProbe, columns
+from enginewright_runtime.gpu_state import GpuState
 
 CPU = "sys/devices/system/cpu"
 
@@ -59,6 +61,45 @@ def test_what_a_machine_does_not_tell_is_null(tmp_path: Path) -> None:
     probe = ConditionsProbe(root=tmp_path)
     probe.begin()
     assert set(probe.read(41).values()) == {None}
+
+
+class Gpu:
+    """A GPU that is in one state after another."""
+
+    def __init__(self, *states: GpuState) -> None:
+        self._states = iter(states)
+
+    def read(self) -> GpuState:
+        return next(self._states)
+
+    def settings(self) -> dict[str, Json]:
+        return {}
+
+
+def gpu_readings(tree: Path, *states: GpuState) -> Columns:
+    probe = ConditionsProbe(root=tree, gpu=Gpu(*states))
+    probe.begin()
+    return columns([probe.read(41) for _ in states[1:]])
+
+
+def test_a_gpu_that_counts_its_throttles_tells_those_of_each_chunk(tree: Path) -> None:
+    states = [GpuState(clock_khz=1_300_500, clock_limit_khz=1_300_500, throttles=count) for count in (4, 4, 6)]
+    kept = gpu_readings(tree, *states)
+    assert kept["gpu_throttles"] == (0, 2)
+    assert kept["gpu_clock_khz"] == kept["gpu_clock_limit_khz"] == (1_300_500, 1_300_500)
+    assert kept["gpu_held_back_by"] == (None, None)
+    assert kept["governor"] == ("performance", "performance")
+
+
+def test_of_a_gpu_that_tells_only_whether_it_is_throttled_that_counts(tree: Path) -> None:
+    free, hot = (GpuState(held_back_by=why, throttled_now=why != "nothing") for why in ("nothing", "heat"))
+    assert gpu_readings(tree, hot, free, hot)["gpu_throttles"] == (0, 1)
+
+
+def test_an_engine_of_the_processor_has_no_conditions_of_a_gpu(tree: Path) -> None:
+    probe = ConditionsProbe(root=tree)
+    probe.begin()
+    assert not [name for name in columns([probe.read(41)]) if name.startswith("gpu")]
 
 
 def test_readings_are_kept_by_name(tree: Path) -> None:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from tests.runtime.power_modes import board as board
 from tests.runtime.tensorrt.conftest import H200, ORIN
 from tests.runtime.tensorrt.conftest import install as install
 from tests.runtime.tensorrt.networks import product
@@ -34,6 +35,14 @@ HERE = PendingEngine("onnxruntime", SETTINGS, {"machine": machine()})
 ON_ORIN = PendingEngine(
     "tensorrt", {"sizes": {"batch": [1, 1, 4]}}, {"machine": machine(), "compute_capability": "8.7"}
 )
+
+
+ORIN_NX = replace(ORIN, sm_count=8, memory_bytes=15656 << 20)
+
+
+def of_the_target(**requires: str) -> PendingEngine:
+    """As a build for a target with these figures packs it."""
+    return replace(ON_ORIN, requires={**ON_ORIN.requires, **requires})
 
 
 @pytest.fixture(autouse=True)
@@ -217,7 +226,7 @@ class TestTensorRT:
         assert finished.agrees
         assert finished.warnings[0].startswith("not on the DLA, on the GPU: ")
         assert finished.entry.requires["tensorrt"] == "10.3.0"
-        assert finished.entry.fingerprint.endswith("-orin")
+        assert finished.entry.fingerprint.endswith("-orin-16sm")
 
     @pytest.mark.parametrize(("version", "name"), [("10.3.0", "calibrated.onnx"), ("11.4.0", "model.onnx")])
     def test_a_dla_takes_pairs_where_types_decide_and_scales_from_a_file_where_flags_do(
@@ -356,6 +365,45 @@ class TestTensorRT:
         path = waiting(tmp_path / "b.ewb", ON_ORIN)
         with pytest.raises(NoEngineFits, match=r"it is for compute capability 8\.7, and this device has 9\.0"):
             finish_bundle(read_bundle(path), path)
+
+    def test_another_model_of_the_same_name_and_capability_is_refused(self, tmp_path: Path, install: Any) -> None:
+        install("10.3.0", on=ORIN_NX)
+        path = waiting(tmp_path / "b.ewb", of_the_target(sm_count="16", memory_gb="64"))
+        before = path.read_bytes()
+        with pytest.raises(NoEngineFits) as caught:
+            finish_bundle(read_bundle(path), path)
+        assert (
+            "it is for a GPU with 16 SMs and 64 GB of memory, and the Orin here has 8 and 15.3 GiB: it is another model"
+        ) in caught.value.message
+        assert caught.value.hint == "build for the target that this device is: `enginewright targets` lists them"
+        assert path.read_bytes() == before
+
+    def test_another_power_mode_is_refused_before_anything_is_built(
+        self, tmp_path: Path, install: Any, board: Any, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        install("10.3.0", on=ORIN, fails=("build",))
+        board("MODE_30W", "< POWER_MODEL ID=0 NAME=MAXN >\n< POWER_MODEL ID=2 NAME=MODE_30W >\n")
+        path = waiting(tmp_path / "b.ewb", of_the_target(power_mode="MAXN"))
+        assert main(["compile", str(path)]) == 4
+        err = capsys.readouterr().err
+        assert "it is to be measured in the power mode MAXN, and MODE_30W is set" in err
+        assert "fix: `sudo nvpmodel -m 0` sets MAXN, after a restart if it asks for one; `sudo jetson_clocks`" in err
+
+    def test_where_the_power_mode_is_not_told_there_is_a_warning(
+        self, tmp_path: Path, install: Any, board: Any
+    ) -> None:
+        install("10.3.0", on=ORIN)
+        board(None)
+        path = waiting(tmp_path / "b.ewb", of_the_target(power_mode="MAXN"))
+        assert finish_bundle(read_bundle(path), path).warnings == (
+            "the power mode is unknown: nvpmodel does not tell it, and the target is measured in MAXN",
+        )
+
+    def test_in_the_target_s_own_mode_there_is_nothing_to_say(self, tmp_path: Path, install: Any, board: Any) -> None:
+        install("10.3.0", on=ORIN)
+        board("MAXN")
+        path = waiting(tmp_path / "b.ewb", of_the_target(sm_count="16", memory_gb="64", power_mode="MAXN"))
+        assert finish_bundle(read_bundle(path), path).warnings == ()
 
     def test_a_build_that_fails_leaves_the_bundle_as_it_was(self, tmp_path: Path, install: Any) -> None:
         install("10.3.0", on=ORIN, fails=("build",), says=("OutOfMemory: requested 8 GiB",))

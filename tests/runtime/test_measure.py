@@ -20,10 +20,12 @@ from tests.runtime.tiny_bundle import SETTINGS, tiny_model
 
 from enginewright_runtime import worker, worker_process
 from enginewright_runtime.backends import backend
+from enginewright_runtime.bench.latency import disturbed_line
 from enginewright_runtime.caches import Evictor, bytes_to_evict
 from enginewright_runtime.canonical import Json, sha256_hex
 from enginewright_runtime.chunk_conditions import ConditionsProbe
 from enginewright_runtime.errors import MeasurementError
+from enginewright_runtime.gpu_state import GpuState
 from enginewright_runtime.host import fingerprint
 from enginewright_runtime.json_field import JsonField
 from enginewright_runtime.measure import EngineToMeasure, Measuring, measure
@@ -117,7 +119,8 @@ def test_the_engine_with_more_work_is_slower(measured: Measurement) -> None:
 def test_the_measurement_says_what_was_measured_how_and_where(measured: Measurement, engine: EngineToMeasure) -> None:
     assert measured.engines["engine"].sha256 == sha256_hex(engine.path.read_bytes())
     assert measured.engines["engine"].size_bytes == engine.path.stat().st_size
-    assert measured.host == fingerprint()
+    assert measured.host == fingerprint()  # and no GPU: these engines run on the processor
+    assert all(session.chunk_conditions == {} for session in measured.sessions)
     protocol = measured.protocol
     assert protocol.threads == {"reference": 1, "engine": 1}
     assert (protocol.caches, protocol.evicted_bytes) == ("warm", 0)
@@ -282,6 +285,33 @@ def test_the_conditions_are_read_after_each_chunk_where_a_probe_is_given(engine:
     assert {len(column) for label in engines for column in record.chunk_conditions[label].values()} == {3}
     assert all(grown is None or grown >= 0 for grown in record.chunk_conditions["a"]["steal_ticks"])
     assert Measurement.from_bytes(measurement.to_bytes()) == measurement
+
+
+class SteadyGpu:
+    """A GPU that never changes."""
+
+    def read(self) -> GpuState:
+        return GpuState(clock_khz=1_300_500, held_back_by="nothing", throttled_now=False)
+
+    def settings(self) -> dict[str, Json]:
+        return {}
+
+
+def test_the_gpu_is_read_after_each_chunk_of_an_engine_that_runs_on_one(
+    engine: EngineToMeasure, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("enginewright_runtime.measure.watched_gpu", lambda backends: SteadyGpu())
+    taken = measure({"engine": engine}, INPUTS, sessions=1, rounds=3, chunk=1, warm_up=QUICK)
+    conditions = taken.sessions[0].chunk_conditions["engine"]
+    assert conditions["gpu_clock_khz"] == (1_300_500,) * 3
+    assert conditions["gpu_throttles"] == (0,) * 3
+    assert Measurement.from_bytes(taken.to_bytes()) == taken
+    at_other_clocks = {**conditions, "gpu_clock_khz": (1_300_500, 900_000, 1_300_500)}
+    moved = replace(taken.sessions[0], chunk_conditions={"engine": at_other_clocks})
+    assert disturbed_line(replace(taken, sessions=(*taken.sessions, moved))) == (
+        "  clocks changed or were throttled in 1 of 6 chunks"
+    )
+    assert disturbed_line(replace(taken, sessions=(replace(moved, chunk_conditions={}),))) == ""
 
 
 def test_all_engines_of_a_session_are_bound_to_the_same_cores_and_the_next_session_to_others(

@@ -73,6 +73,13 @@ def test_the_other_way_round_the_change_has_the_other_sign() -> None:
         ({"clock_khz": (None,) * 40}, set()),
         ({"pressure_stalled_us": at(5_000, 1), "steal_ticks": at(3, 2)}, set()),
         ({"temperature_millidegrees": at(90_000, 4, otherwise=50_000)}, set()),
+        ({"gpu_throttles": at(1, 6)}, {6}),
+        ({"gpu_throttles": (None,) * 40}, set()),
+        ({"gpu_clock_khz": at(1_600_000, 5, otherwise=1_980_000)}, {5}),
+        ({"gpu_clock_khz": at(1_965_000, 5, otherwise=1_980_000)}, set()),
+        ({"gpu_clock_limit_khz": at(900_000, 7, otherwise=1_300_500)}, {7}),
+        ({"gpu_held_back_by": ("nothing",) * 39 + ("power cap",)}, {39}),
+        ({"gpu_held_back_by": ("power cap",) * 40}, set()),
     ],
 )
 @pytest.mark.parametrize("label", BOTH)

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 from enginewright.gate.result import Comparison, GateFinding, GateResult, shown
 from enginewright_runtime.budget import Verdict
+from enginewright_runtime.gpu import gpu_words
 
 __all__ = ["gate_annotations", "gate_junit", "gate_markdown", "gate_text"]
 
@@ -98,9 +99,10 @@ def _taken(comparison: Comparison) -> str:
 
 def _how(result: GateResult) -> str:
     minutes, seconds = divmod(round(result.seconds), 60)
+    gpu = f" and its {words}" if (words := gpu_words(result.host)) else ""
     return (
         f"profile {result.profile}, {result.samples} timed inferences of the candidate, {minutes} min {seconds} s, "
-        f"on {result.host.get('cpu')} with {result.host.get('cores')} cores"
+        f"on {result.host.get('cpu')} with {result.host.get('cores')} cores{gpu}"
     )
 
 

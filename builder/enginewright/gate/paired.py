@@ -10,6 +10,7 @@ from enginewright.gate.progress import GateWatch
 from enginewright_runtime.backends import Array
 from enginewright_runtime.budget import Verdict
 from enginewright_runtime.chunk_conditions import ConditionsProbe
+from enginewright_runtime.gpu import watched_gpu
 from enginewright_runtime.measure import EngineToMeasure, Measuring
 from enginewright_runtime.measurement import Measurement
 from enginewright_runtime.paired import CHUNK, GATE_WARM_UP, MOST_DROPPED, ROUNDS, PairRecord, pair, share_dropped
@@ -87,7 +88,7 @@ def measure_pairs(
         chunk=CHUNK,
         seed=0,
         warm_up=warm_up,
-        probe=ConditionsProbe(),
+        probe=ConditionsProbe(gpu=watched_gpu(engine.backend for engine in engines.values())),
         same_cores=True,
     ) as measuring:
         while not stopped and any(side.verdict is None for side in sides.values()):

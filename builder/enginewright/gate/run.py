@@ -16,7 +16,7 @@ from enginewright.gate.result import Comparison, GateFinding, GateResult, findin
 from enginewright.gate.sides import BundleSide, StoredSide, read_bundle_side, read_side
 from enginewright.gate.stored import DRIFT_NOTE, compare_with_stored, host_difference, measure_alone
 from enginewright_runtime.budget import Verdict
-from enginewright_runtime.host import fingerprint
+from enginewright_runtime.gpu import fingerprint_for
 from enginewright_runtime.measurement import Measurement
 from enginewright_runtime.paired import GATE_WARM_UP, share_dropped
 from enginewright_runtime.sequential import PROFILES
@@ -95,7 +95,7 @@ def run_gate(
         comparisons=tuple(comparisons),
         samples=sum(len(samples) for one in measurements for samples in one.sessions_ns(CANDIDATE)),
         seconds=time.monotonic() - begin,
-        host=fingerprint(),
+        host=fingerprint_for([job.candidate.engine.backend] if "latency" in metrics else []),
         notes=tuple(notes),
     )
     return GateRun(result, tuple(measurements))

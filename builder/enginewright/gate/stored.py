@@ -8,14 +8,15 @@ here are far wider than where both run side by side.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
 from enginewright.gate.progress import GateWatch
 from enginewright.gate.result import GateFinding, finding_of_share, undecided
 from enginewright.gate.sides import BundleSide, StoredSide
-from enginewright_runtime.host import fingerprint
+from enginewright_runtime.canonical import Json
+from enginewright_runtime.gpu import fingerprint_for
 from enginewright_runtime.measure import Measuring
 from enginewright_runtime.measurement import Measurement
 from enginewright_runtime.sequential import ALPHA_FAIL, ALPHA_PASS, LOOKS, Limits
@@ -34,9 +35,22 @@ _LEAST_SPREAD = 5e-4
 
 def host_difference(stored: StoredSide) -> str:
     """In what the host of the measurement differs from this one, as a clause; empty where it is the same."""
-    here, there = fingerprint(), stored.measurement.host
-    changed = sorted(key for key in {*here, *there} if here.get(key) != there.get(key))
+    there = stored.measurement.host
+    here = fingerprint_for(engine.backend for engine in stored.measurement.engines.values())
+    changed = _changed(here, there)
     return f"it was measured on another host (another {', another '.join(changed)})" if changed else ""
+
+
+def _changed(here: Mapping[str, Json], there: Mapping[str, Json]) -> list[str]:
+    """The names of what differs, as "kernel" and "gpu power_mode"."""
+    found: list[str] = []
+    for key in sorted({*here, *there}):
+        mine, theirs = here.get(key), there.get(key)
+        if isinstance(mine, Mapping) and isinstance(theirs, Mapping):
+            found += [f"{key} {name}" for name in _changed(mine, theirs)]
+        elif mine != theirs:
+            found.append(key)
+    return found
 
 
 def measure_alone(candidate: BundleSide, stored: StoredSide, *, watch: GateWatch) -> Measurement:

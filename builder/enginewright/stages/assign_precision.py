@@ -59,7 +59,7 @@ class _Measured:
 
 def run(step: RunningStep) -> Outcome:
     if not _modelled(step):
-        refuse_another_host(step.parameters["host"])
+        refuse_another_host(step.parameters["host"], step.parameters["backend"])
     variants = _Variants(step)
     layers = _measure_layers(variants)
     kept, reason = _choose(variants, layers)

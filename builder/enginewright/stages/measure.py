@@ -39,11 +39,11 @@ _Inputs = Mapping[str, Array]
 
 
 def run(step: RunningStep) -> Outcome:
-    refuse_another_host(step.parameters["host"])
     engines = {
         "reference": _engine(step.inputs["reference_engine"], step.inputs["reference_entry"]),
         "engine": _engine(step.inputs["engine"], step.inputs["entry"]),
     }
+    refuse_another_host(step.parameters["host"], engines["engine"].backend)
     inputs, layers = _looked_at(step, engines["engine"])
     measurement, verdict = _with_warm_caches(step, engines, inputs)
     evicted = _with_evicted_caches(step, engines, inputs)

@@ -48,7 +48,7 @@ _VARIANTS_AT_ONCE = 7  # more would push each other out of the caches, and large
 
 def run(step: RunningStep) -> Outcome:
     parameters = step.parameters
-    refuse_another_host(parameters["host"])
+    refuse_another_host(parameters["host"], parameters["backend"])
     signature = Signature.from_json(parameters["model"])
     state, architecture = load_checkpoint(step.inputs["checkpoint"])
     network = make_network(parameters["model"], step.code_folder, state, architecture)

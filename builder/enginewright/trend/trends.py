@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import statistics
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
@@ -126,7 +126,15 @@ def series_of(metric: str, points: Sequence[Point]) -> Series | None:
 def _trend(group: Sequence[Point]) -> Trend:
     host = group[0].measurement.host
     series = [found for metric in _METRICS if (found := series_of(metric, group)) is not None]
-    return Trend(str(host.get("cpu") or "unknown processor"), fingerprint_id(host), tuple(series), len(group))
+    return Trend(_host_name(host), fingerprint_id(host), tuple(series), len(group))
+
+
+def _host_name(host: Mapping[str, Json]) -> str:
+    """The processor, and the GPU in its power mode where the engine ran on one."""
+    name, gpu = str(host.get("cpu") or "unknown processor"), host.get("gpu")
+    if not isinstance(gpu, Mapping):
+        return name
+    return f"{name}, {' '.join(str(gpu[key]) for key in ('name', 'power_mode') if gpu.get(key))}"
 
 
 def _scaled(metric: str, value: float) -> float:

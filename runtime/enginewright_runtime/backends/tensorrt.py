@@ -12,6 +12,7 @@ from enginewright_runtime.host import machine
 from enginewright_runtime.tensorrt.build import Built, OnPhase, build
 from enginewright_runtime.tensorrt.device import Device, NoDevice, probe
 from enginewright_runtime.tensorrt.header import read_header
+from enginewright_runtime.tensorrt.identity import why_other_sms
 from enginewright_runtime.tensorrt.library import KINDS, installed_version, load
 from enginewright_runtime.tensorrt.settings import Settings
 from enginewright_runtime.tensorrt.timing_cache import cache_path
@@ -24,7 +25,8 @@ class TensorRT:
     """The backends `tensorrt` and `tensorrt_rtx`; see Backend.
 
     An engine is bound to the exact version, the architecture and the compute capability, and TensorRT's to the model
-    of the device too, whose kernels were timed.
+    of the device too, whose kernels were timed: to its name, and to its number of SMs, because boards of one family
+    share a name.
     """
 
     def __init__(self, name: str, extra: str) -> None:
@@ -48,18 +50,23 @@ class TensorRT:
             return {self.name: version, "machine": machine(), "compute_capability": wanted}
         found = probe()
         needs = {self.name: version, "machine": machine(), "compute_capability": found.compute_capability}
-        return needs if self.ahead_of_time else {**needs, "device": found.name}
+        return needs if self.ahead_of_time else {**needs, "device": found.name, "sm_count": str(found.sm_count)}
+
+    def device(self) -> Device:
+        """The GPU of this machine, which its engines run on. Raises NoDevice."""
+        return probe()
 
     def fingerprint(self, requires: Mapping[str, str]) -> str:
-        """Such as tensorrt-10.3.0-sm87-aarch64-orin."""
+        """Such as tensorrt-10.3.0-sm87-aarch64-orin-16sm; without the last part where the needs do not say."""
         capability = requires["compute_capability"].replace(".", "")
         device = re.sub(r"[^a-z0-9]+", "-", requires.get("device", "").lower()).strip("-")
         parts = [self.name.replace("_", "-"), requires[self.name], f"sm{capability}", requires["machine"]]
-        return "-".join([*parts, device] if device else parts)
+        parts += [device] if device else []
+        return "-".join([*parts, f"{requires['sm_count']}sm"] if "sm_count" in requires else parts)
 
     def misfit(self, requires: Mapping[str, str]) -> str:
         """Why an engine with these needs does not run here; see Backend. Raises BackendMissing."""
-        if unknown := sorted(set(requires) - {self.name, "machine", "compute_capability", "device"}):
+        if unknown := sorted(set(requires) - {self.name, "machine", "compute_capability", "device", "sm_count"}):
             return f"it requires {unknown[0]!r}, which this runtime does not know"
         if requires.get("machine", machine()) != machine():
             return f"it was made for {requires['machine']}, and this machine is {machine()}"
@@ -72,6 +79,11 @@ class TensorRT:
             return f"it needs compute capability {wanted}, and the {found.name} here has {found.compute_capability}"
         if requires.get("device", found.name) != found.name:
             return f"it was tuned on a {requires['device']}, and this is a {found.name}: compile it here"
+        if (built := requires.get("sm_count", str(found.sm_count))) != str(found.sm_count):
+            return (
+                f"it was built with {built} SMs, and the {found.name} here has {found.sm_count}: "
+                f"{why_other_sms(built, found)}: compile it here"
+            )
         version, installed = requires.get(self.name), installed_version(self.name)
         if version is not None and version != installed:
             title = KINDS[self.name].title

@@ -19,7 +19,8 @@ from enginewright_runtime.bench.subject import Subject
 from enginewright_runtime.bench.workers import WARM_UP, running, warm_company, warm_worker
 from enginewright_runtime.canonical import Json
 from enginewright_runtime.exit_codes import ExitCode
-from enginewright_runtime.host import conditions, fingerprint
+from enginewright_runtime.gpu import fingerprint_for
+from enginewright_runtime.host import conditions
 from enginewright_runtime.telemetry import Telemetry
 from enginewright_runtime.warm_up import WarmUpRule
 from enginewright_runtime.worker_process import WorkerProcess
@@ -63,7 +64,7 @@ def bench_beside(
     record = BenchRecord(
         kind="beside",
         subject=measured.identity(),
-        host=fingerprint(),
+        host=fingerprint_for(one.engine.backend for one in (measured, *others)),
         telemetry=telemetry.to_json(),
         settings={"others": [other.identity() for other in others], "rounds": rounds, "chunk": _CHUNK},
         sessions=raw,
@@ -115,6 +116,6 @@ def _answer(measured: Subject, others: Sequence[Subject], taken: Sequence[Sample
         "alone_ns": percentiles_ns(pooled["alone"]),
         "beside_ns": percentiles_ns(pooled["beside"]),
         "ratios": found,
-        "host": fingerprint(),
+        "host": fingerprint_for(one.engine.backend for one in (measured, *others)),
     }
     return Answer(ExitCode.OK, json, lines)

@@ -15,7 +15,8 @@ from enginewright_runtime.bench.subject import Subject
 from enginewright_runtime.canonical import Json, strict_json
 from enginewright_runtime.errors import MeasurementError
 from enginewright_runtime.exit_codes import ExitCode
-from enginewright_runtime.host import conditions, fingerprint
+from enginewright_runtime.gpu import fingerprint_for
+from enginewright_runtime.host import conditions
 from enginewright_runtime.json_field import JsonField
 from enginewright_runtime.telemetry import Telemetry
 from enginewright_runtime.worker_process import python_environment
@@ -46,7 +47,7 @@ def bench_cold_start(
     record = BenchRecord(
         kind="cold start",
         subject=measured.identity(),
-        host=fingerprint(),
+        host=fingerprint_for([measured.engine.backend]),
         telemetry=Telemetry().to_json(),
         settings={},
         sessions=[
@@ -108,7 +109,7 @@ def _answer(measured: Subject, taken: Sequence[Mapping[str, int]]) -> Answer:
         "sessions": len(taken),
         "first_answer_ns": totals,
         "phases_ns": figures,
-        "host": fingerprint(),
+        "host": fingerprint_for([measured.engine.backend]),
     }
     return Answer(ExitCode.OK, json, lines)
 

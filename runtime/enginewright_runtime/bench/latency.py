@@ -12,18 +12,21 @@ from enginewright_runtime.budget import Finding, judge, overall
 from enginewright_runtime.bundle import Bundle
 from enginewright_runtime.caches import Caches
 from enginewright_runtime.canonical import Json
+from enginewright_runtime.device_needs import meant_power_mode
 from enginewright_runtime.evidence import evidence_of
 from enginewright_runtime.exit_codes import ExitCode
+from enginewright_runtime.gpu import gpu_words
 from enginewright_runtime.manifest import EngineEntry
 from enginewright_runtime.measure import measure
 from enginewright_runtime.measurement import Measurement, Protocol, pooled_ns
+from enginewright_runtime.paired import disturbed_rounds
 
 
 def bench_latency(
     measured: Subject, *, sessions: int, caches: Caches, on_progress: Callable[[int, int], None]
 ) -> tuple[Answer, bytes]:
     """The answer, and the measurement file with all raw samples. There is a verdict where the caches are warm."""
-    sensors = Sensors()
+    sensors = Sensors(meant=meant_power_mode(measured.bundle.manifest))
     measurement = measure(
         {"engine": measured.engine}, measured.inputs, sessions=sessions, caches=caches, on_progress=on_progress
     )
@@ -75,6 +78,8 @@ def measurement_lines(bundle: Bundle, entry: EngineEntry, measurement: Measureme
         f"  threads {protocol.threads['engine']}, {_caches(protocol)}, {protocol.clock} clock, "
         f"peak memory {measurement.peak_memory_bytes('engine') / (1 << 20):.1f} MiB with the libraries{_of_the_gpu(measurement)}"
     )
+    lines += [f"  GPU {gpu}"] if (gpu := gpu_words(measurement.host)) else []
+    lines += filter(None, [disturbed_line(measurement)])
     unsettled = sum(not session.warm_up["engine"].settled for session in measurement.sessions)
     if unsettled:
         lines.append(f"  in {unsettled} of the processes the latency never became steady while warming up")
@@ -84,6 +89,17 @@ def measurement_lines(bundle: Bundle, entry: EngineEntry, measurement: Measureme
 def finding_lines(findings: Sequence[Finding]) -> list[str]:
     """A line for each budget."""
     return [f"{finding.verdict.value:12} {finding.sentence}" for finding in findings]
+
+
+def disturbed_line(measurement: Measurement) -> str:
+    """In how many chunks clocks changed, which are read where the engine runs on a GPU; empty where they were not. No
+    sample is left out for it.
+    """
+    if not any(session.chunk_conditions for session in measurement.sessions):
+        return ""
+    chunks = measurement.protocol.rounds
+    found = sum(len(disturbed_rounds(session, ["engine"], chunks)) for session in measurement.sessions)
+    return f"  clocks changed or were throttled in {found} of {chunks * len(measurement.sessions)} chunks"
 
 
 def _verdict_line(findings: Sequence[Finding] | None) -> str:

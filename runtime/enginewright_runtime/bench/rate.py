@@ -15,7 +15,8 @@ from enginewright_runtime.bench.workers import WARM_UP, running, warm_company, w
 from enginewright_runtime.canonical import Json
 from enginewright_runtime.errors import NotEnoughSamples
 from enginewright_runtime.exit_codes import ExitCode
-from enginewright_runtime.host import conditions, fingerprint
+from enginewright_runtime.gpu import fingerprint_for
+from enginewright_runtime.host import conditions
 from enginewright_runtime.stats import korn_graubard, percentile
 from enginewright_runtime.telemetry import Telemetry
 from enginewright_runtime.telemetry.telemetry import reading_line
@@ -99,7 +100,7 @@ def bench_rate(
     record = BenchRecord(
         kind="rate",
         subject=measured.identity(),
-        host=fingerprint(),
+        host=fingerprint_for([measured.engine.backend]),
         telemetry=telemetry.to_json(),
         settings=settings,
         sessions=raw,
@@ -124,7 +125,7 @@ def _json(measured: Subject, settings: dict[str, Json], taken: Sequence[Arrivals
         "missed": found.missed,
         "dropped": found.dropped,
         "missed_share_interval": found.interval,
-        "host": fingerprint(),
+        "host": fingerprint_for([measured.engine.backend]),
     }
 
 

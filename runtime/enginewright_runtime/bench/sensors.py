@@ -10,10 +10,13 @@ from enginewright_runtime.telemetry.telemetry import reading_line
 
 
 class Sensors:
-    """Reads the sensors when it is made, and again when an answer is to tell of them."""
+    """Reads the sensors when it is made, and again when an answer is to tell of them. `meant`: the power mode that the
+    budgets are of, where they are of one.
+    """
 
-    def __init__(self, telemetry: Telemetry | None = None) -> None:
+    def __init__(self, telemetry: Telemetry | None = None, *, meant: str | None = None) -> None:
         self._telemetry = telemetry or Telemetry()
+        self._meant = meant
         self._before = self._telemetry.read()
 
     def told_in(self, answer: Answer) -> Answer:
@@ -25,7 +28,9 @@ class Sensors:
         if throttled:
             times = ", ".join(f"{name} {count} times" for name, count in throttled.items())
             lines.append(f"  the clocks were throttled meanwhile: {times}")
-        lines += [f"  power mode {self._telemetry.power_mode}"] if self._telemetry.power_mode else []
+        if mode := self._telemetry.power_mode:
+            other = f": another than {self._meant}, which the budgets are of" if self._meant not in (None, mode) else ""
+            lines.append(f"  power mode {mode}{other}")
         return replace(
             answer, json={**answer.json, "telemetry": found}, lines=[*answer.lines[:-1], *lines, *answer.lines[-1:]]
         )

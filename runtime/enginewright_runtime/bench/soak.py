@@ -23,7 +23,7 @@ from enginewright_runtime.bench.workers import WARM_UP, warm_worker
 from enginewright_runtime.canonical import Json
 from enginewright_runtime.errors import NotEnoughSamples
 from enginewright_runtime.exit_codes import ExitCode
-from enginewright_runtime.host import fingerprint
+from enginewright_runtime.gpu import fingerprint_for
 from enginewright_runtime.sysfs import read_resident_bytes
 from enginewright_runtime.telemetry import Reading, Telemetry
 from enginewright_runtime.telemetry.telemetry import reading_line
@@ -78,7 +78,7 @@ def bench_soak(
     record = BenchRecord(
         kind="soak",
         subject=measured.identity(),
-        host=fingerprint(),
+        host=fingerprint_for([measured.engine.backend]),
         telemetry=telemetry.to_json(),
         settings=settings,
         sessions=[{"windows": [window.to_json() for window in taken]}],
@@ -175,7 +175,7 @@ def _answer(
         ],
         "throttled": throttled,
         "telemetry": telemetry.to_json(),
-        "host": fingerprint(),
+        "host": fingerprint_for([measured.engine.backend]),
     }
     return Answer(ExitCode.OK, json, lines)
 

@@ -13,12 +13,17 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from enginewright_runtime.canonical import Json
+from enginewright_runtime.gpu_state import GpuState
 from enginewright_runtime.sysfs import read_number, read_text
+from enginewright_runtime.telemetry.linux import over_current_counters
 from enginewright_runtime.telemetry.reading import Reading, free_name
 
 _GPU = re.compile(r"[0-9a-f]+\.(gpu|gv11b|ga10b|gp10b)|gpu-gpc-[0-9]+")
 _UNCONNECTED = ("NC", "sum of shunt voltages")
 _MODE_LIMIT_S = 5.0
+MODES_FILE = Path("etc/nvpmodel.conf")  # a link to the file of this very board
+_MODE = re.compile(r"^<\s*POWER_MODEL\s+ID=(\d+)\s+NAME=(\S+)\s*>", flags=re.MULTILINE)
 
 Runs = Callable[[Sequence[str]], str]
 
@@ -47,6 +52,29 @@ class JetsonSensors:
         return Reading(clocks_mhz=clocks, power_w=power)
 
 
+class JetsonGpu:
+    """The GPU of a Jetson: the first of its clocks, and the counters of its rails. Other machines tell nothing here."""
+
+    def __init__(self, root: Path) -> None:
+        folders = _gpu_folders(root)
+        self._clock = folders[0] if folders else root / "no-such-clock"
+        self._counters = over_current_counters(root)
+
+    def read(self) -> GpuState:
+        """Its state now."""
+        counts = [count for path in self._counters if (count := read_number(path)) is not None]
+        return GpuState(
+            clock_khz=_khz(self._clock / "cur_freq"),
+            clock_limit_khz=_khz(self._clock / "max_freq"),
+            throttles=sum(counts) if counts else None,
+        )
+
+    def settings(self) -> dict[str, Json]:
+        """The power mode, and whether the clock is held where it is, as jetson_clocks does."""
+        least, most = read_number(self._clock / "min_freq"), read_number(self._clock / "max_freq")
+        return {"power_mode": power_mode(), "clock_held": None if least is None or most is None else least == most}
+
+
 def power_mode(run: Runs | None = None) -> str | None:
     """The power mode's name, as `nvpmodel -q` tells it; null where there is no nvpmodel, or it does not say.
 
@@ -58,6 +86,11 @@ def power_mode(run: Runs | None = None) -> str | None:
         return None
     found = re.search(r"^NV Power Mode:\s*(\S.*?)\s*$", said, flags=re.MULTILINE)
     return found[1] if found else None
+
+
+def power_modes(root: Path = Path("/")) -> dict[str, int]:
+    """The numbers of this board's power modes, by name, as nvpmodel's own file has them; none where it cannot be read."""
+    return {name: int(number) for number, name in _MODE.findall(read_text(root / MODES_FILE) or "")}
 
 
 def _rails(root: Path) -> dict[str, _Rail]:
@@ -75,10 +108,18 @@ def _rails(root: Path) -> dict[str, _Rail]:
 
 def _gpu_clocks(root: Path) -> dict[str, Path]:
     found: dict[str, Path] = {}
-    for device in sorted(root.glob("sys/class/devfreq/*")):
-        if _GPU.fullmatch(device.name):
-            found[free_name("gpu", found)] = device / "cur_freq"
+    for device in _gpu_folders(root):
+        found[free_name("gpu", found)] = device / "cur_freq"
     return found
+
+
+def _gpu_folders(root: Path) -> list[Path]:
+    return [device for device in sorted(root.glob("sys/class/devfreq/*")) if _GPU.fullmatch(device.name)]
+
+
+def _khz(path: Path) -> int | None:
+    hertz = read_number(path)
+    return None if hertz is None else hertz // 1000
 
 
 def _run(command: Sequence[str]) -> str:

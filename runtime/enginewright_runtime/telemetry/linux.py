@@ -63,11 +63,16 @@ def _processor_chips(root: Path) -> dict[str, list[Path]]:
     return found
 
 
+def over_current_counters(root: Path) -> list[Path]:
+    """The files that count how often a Jetson has throttled because a rail drew too much: oc1_event_cnt and so on."""
+    return sorted(root.glob("sys/class/hwmon/hwmon*/oc*_event_cnt"))
+
+
 def _over_current(root: Path) -> dict[str, int]:
-    """How often a Jetson has throttled because a rail drew too much: oc1_event_cnt and so on."""
-    counters = sorted(root.glob("sys/class/hwmon/hwmon*/oc*_event_cnt"))
     return {
-        path.name.removesuffix("_event_cnt"): count for path in counters if (count := read_number(path)) is not None
+        path.name.removesuffix("_event_cnt"): count
+        for path in over_current_counters(root)
+        if (count := read_number(path)) is not None
     }
 
 

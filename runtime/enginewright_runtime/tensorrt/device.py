@@ -33,7 +33,8 @@ class NoDevice(EngineError):
 @dataclass(frozen=True)
 class Device:
     """A GPU. `driver_cuda` is the newest CUDA that its driver knows, such as 12.6. `integrated`: it shares the
-    processor's memory.
+    processor's memory. `sm_count` is of those that are switched on. `pci_bus` is its address there, such as
+    0000:65:00.0; empty where the driver does not say.
     """
 
     name: str
@@ -42,6 +43,7 @@ class Device:
     memory_bytes: int
     integrated: bool
     driver_cuda: str
+    pci_bus: str = ""
 
 
 @cache
@@ -81,6 +83,7 @@ def read_answer(code: int, out: str, err: str) -> Device:
         memory_bytes=document.field("memory_bytes").integer(),
         integrated=document.field("integrated").boolean(),
         driver_cuda=document.field("driver_cuda").text(),
+        pci_bus=fields["pci_bus"].text() if "pci_bus" in fields else "",
     )
 
 
@@ -112,7 +115,9 @@ def _described(driver: Any, handle: Any) -> dict[str, Any]:
         return value.value
 
     name, memory, version = ctypes.create_string_buffer(256), ctypes.c_size_t(), ctypes.c_int()
+    bus = ctypes.create_string_buffer(32)
     driver.cuDeviceGetName(name, len(name), handle)
+    driver.cuDeviceGetPCIBusId(bus, len(bus), handle)
     driver.cuDeviceTotalMem_v2(ctypes.byref(memory), handle)
     driver.cuDriverGetVersion(ctypes.byref(version))
     return {
@@ -122,6 +127,7 @@ def _described(driver: Any, handle: Any) -> dict[str, Any]:
         "memory_bytes": memory.value,
         "integrated": bool(attribute(_INTEGRATED)),
         "driver_cuda": f"{version.value // 1000}.{version.value % 1000 // 10}",
+        "pci_bus": bus.value.decode(errors="replace"),
     }
 
 

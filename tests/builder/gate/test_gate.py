@@ -203,7 +203,7 @@ def test_against_a_file_only_changes_beyond_a_machine_s_drift_fail(
     spread: float,
     verdict: Verdict,
 ) -> None:
-    monkeypatch.setattr(stored, "fingerprint", lambda: {"cpu": "this"})
+    monkeypatch.setattr(stored, "fingerprint_for", lambda backends: {"cpu": "this"})
     monkeypatch.setattr(MadeUpMeasuring, "ratios", {"candidate": ratio})
     monkeypatch.setattr(MadeUpMeasuring, "spread", spread)
     result = gate(two[0], kept(tmp_path / "m.json", {"cpu": "this"}), metrics=("latency",))
@@ -215,7 +215,7 @@ def test_against_a_file_only_changes_beyond_a_machine_s_drift_fail(
 def test_what_a_file_cannot_tell_is_said_and_not_passed_over(
     gate: Gate, two: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(stored, "fingerprint", lambda: {"cpu": "this"})
+    monkeypatch.setattr(stored, "fingerprint_for", lambda backends: {"cpu": "this"})
     file = kept(tmp_path / "m.json", {"cpu": "this"})
     unmeasured = gate(two[0], file, metrics=("size", "memory"))
     assert finding(unmeasured, "memory").verdict is Verdict.INCONCLUSIVE
@@ -228,6 +228,19 @@ def test_against_a_file_of_another_host_nothing_is_measured(gate: Gate, two: tup
     result = gate(two[0], kept(tmp_path / "m.json", {"cpu": "another"}))
     assert (result.verdict, result.samples) == (Verdict.INCONCLUSIVE, 0)
     assert result.reason.startswith("latency cannot be judged: it was measured on another host (another cores, another")
+
+
+def test_figures_of_another_gpu_or_power_mode_are_not_compared(
+    gate: Gate, two: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    here = {"cpu": "this", "gpu": {"name": "Orin", "sm_count": 16, "power_mode": "MAXN"}}
+    monkeypatch.setattr(stored, "fingerprint_for", lambda backends: here)
+    there = {**here, "gpu": {"name": "Orin", "sm_count": 8, "power_mode": "MODE_30W"}}
+    result = gate(two[0], kept(tmp_path / "m.json", there))
+    assert (result.verdict, result.samples) == (Verdict.INCONCLUSIVE, 0)
+    assert "on another host (another gpu power_mode, another gpu sm_count)" in result.reason
+    before_gpus_were_told = gate(two[0], kept(tmp_path / "m.json", {"cpu": "this"}))
+    assert "on another host (another gpu)" in before_gpus_were_told.reason
 
 
 def test_a_baseline_that_is_missing_or_broken_is_refused(gate: Gate, two: tuple[Path, Path], tmp_path: Path) -> None:

@@ -48,6 +48,14 @@ def test_json_has_every_figure_and_no_more_than_json_can_say() -> None:
         assert written["comparisons"][-1]["findings"][0]["limits"] == {"fail_beyond": 0.005, "pass_within": 0.03}
 
 
+def test_the_gpu_is_named_with_its_power_mode_where_there_is_one() -> None:
+    gpu = {"name": "Orin", "sm_count": 16, "power_mode": "MAXN"}
+    said = gate_text(replace(RESULTS["pass"], host={**RESULTS["pass"].host, "gpu": gpu}))
+    assert "on Imaginary 9000 with 2 cores and its Orin (16 SMs, power mode MAXN)" in said
+    said = gate_text(replace(RESULTS["pass"], host={"gpu": {"name": "NVIDIA H200", "sm_count": 132}}))
+    assert "and its NVIDIA H200 (132 SMs)" in said
+
+
 def test_junit_counts_what_it_holds() -> None:
     for result in RESULTS.values():
         suite = ElementTree.fromstring(gate_junit(result)).find("testsuite")

@@ -110,3 +110,12 @@ def test_a_machine_on_which_engines_never_get_steady_is_called_unfit(made_up: ty
         "this machine is unfit: 100% of the rounds had to be dropped, and 20% may be "
         "(the baseline never became steady while warming up)"
     )
+
+
+def test_the_gpu_that_the_engines_run_on_is_watched(
+    made_up: type[MadeUpMeasuring], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[list[str]] = []
+    monkeypatch.setattr(paired, "watched_gpu", lambda backends: asked.append(list(backends)))
+    measured(made_up, "baseline")
+    assert asked == [["onnxruntime", "onnxruntime"]]

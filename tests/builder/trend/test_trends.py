@@ -100,6 +100,16 @@ def test_other_hosts_have_a_trend_of_their_own(history: Path) -> None:
     assert (first.points, second.points, second.host) == (20, 1, "Another")
 
 
+def test_another_power_mode_has_a_trend_of_its_own_and_is_named(tmp_path: Path) -> None:
+    for number, mode in enumerate(("MAXN", "MODE_30W")):
+        there = measured(2.0, host={"cpu": "An Orin's", "gpu": {"name": "Orin", "power_mode": mode}})
+        (tmp_path / f"run-{number}.json").write_bytes(there.to_bytes())
+    assert [trend.host for trend in trends_of(read_history([tmp_path]))] == [
+        "An Orin's, Orin MAXN",
+        "An Orin's, Orin MODE_30W",
+    ]
+
+
 def test_a_bundle_has_its_accuracy_too_and_what_else_was_measured_is_left_out(tmp_path: Path) -> None:
     entry = EngineEntry("a", "onnxruntime", "engines/a/engine", {}, {})
     files = {"model.onnx": tiny_model(), entry.path: b"engine", entry.measurement_path: measured(2.0).to_bytes()}

@@ -37,3 +37,12 @@ def test_throttling_during_a_measurement_stands_before_its_verdict(tmp_path: Pat
 def test_a_machine_that_tells_nothing_adds_no_line(tmp_path: Path) -> None:
     sensors = Sensors(Telemetry(root=tmp_path, load_library=refuse, run=lambda command: ""))
     assert list(sensors.told_in(Answer(ExitCode.OK, {}, ["verdict: PASS"])).lines) == ["verdict: PASS"]
+
+
+def test_another_power_mode_than_that_of_the_budgets_is_told(tmp_path: Path) -> None:
+    def last_lines(meant: str | None) -> list[str]:
+        telemetry = Telemetry(root=tmp_path, load_library=refuse, run=lambda command: "NV Power Mode: MODE_30W\n2\n")
+        return list(Sensors(telemetry, meant=meant).told_in(Answer(ExitCode.OK, {}, ["verdict: PASS"])).lines)
+
+    assert last_lines("MAXN")[0] == "  power mode MODE_30W: another than MAXN, which the budgets are of"
+    assert last_lines("MODE_30W")[0] == last_lines(None)[0] == "  power mode MODE_30W"

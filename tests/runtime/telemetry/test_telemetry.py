@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ctypes
 import subprocess
 from collections.abc import Sequence
 from pathlib import Path
@@ -10,10 +9,12 @@ from typing import Any
 
 import pytest
 from tests.runtime.telemetry.device_trees import device_tree
+from tests.runtime.telemetry.fake_nvml import Nvml
 
-from enginewright_runtime.telemetry import Reading, Telemetry
-from enginewright_runtime.telemetry.jetson import power_mode
-from enginewright_runtime.telemetry.nvml import LIBRARY, NvmlMissing, NvmlSensors
+from enginewright_runtime.gpu_state import GpuState
+from enginewright_runtime.telemetry import Reading, Telemetry, jetson
+from enginewright_runtime.telemetry.jetson import JetsonGpu, power_mode, power_modes
+from enginewright_runtime.telemetry.nvml import LIBRARY, NvmlGpu, NvmlMissing, NvmlSensors
 from enginewright_runtime.telemetry.telemetry import reading_line
 
 
@@ -100,48 +101,17 @@ def test_where_nvpmodel_does_not_answer_there_is_no_power_mode(error: Exception)
     assert power_mode(fails) is None
 
 
-class Nvml:
-    """Stands for libnvidia-ml: two GPUs of one name, the second of which tells no power."""
-
-    def __init__(self, *, status: int = 0, reasons: int = 0x1 | 0x4 | 0x40) -> None:
-        self.status = status
-        self.reasons = reasons
-
-    def __call__(self, name: str) -> Nvml:
-        assert name == LIBRARY
-        return self
-
-    def nvmlInit_v2(self) -> int:  # noqa: N802 (NVML's own name, as all of these)
-        return self.status
-
-    def nvmlDeviceGetCount_v2(self, count: Any) -> int:  # noqa: N802
-        count._obj.value = 3
-        return 0
-
-    def nvmlDeviceGetHandleByIndex_v2(self, index: ctypes.c_uint, handle: Any) -> int:  # noqa: N802
-        handle._obj.value = 100 + index.value
-        return 4 if index.value == 2 else 0  # the third is another container's
-
-    def nvmlDeviceGetName(self, gpu: ctypes.c_void_p, name: Any, length: ctypes.c_uint) -> int:  # noqa: N802
-        name.value = b"NVIDIA H100"
-        return 0
-
-    def nvmlDeviceGetTemperature(self, gpu: ctypes.c_void_p, sensor: ctypes.c_uint, found: Any) -> int:  # noqa: N802
-        assert sensor.value == 0
-        found._obj.value = gpu.value - 40 if gpu.value else 0
-        return 0
-
-    def nvmlDeviceGetClockInfo(self, gpu: ctypes.c_void_p, kind: ctypes.c_uint, found: Any) -> int:  # noqa: N802
-        found._obj.value = {1: 1980, 2: 2619}[kind.value]
-        return 0
-
-    def nvmlDeviceGetPowerUsage(self, gpu: ctypes.c_void_p, found: Any) -> int:  # noqa: N802
-        found._obj.value = 123_456
-        return 3 if gpu.value == 101 else 0
-
-    def nvmlDeviceGetCurrentClocksThrottleReasons(self, gpu: ctypes.c_void_p, found: Any) -> int:  # noqa: N802
-        found._obj.value = self.reasons
-        return 0
+def test_the_numbers_of_the_power_modes_are_those_of_the_board_s_own_file(tmp_path: Path) -> None:
+    assert power_modes(tmp_path) == {}
+    (tmp_path / "etc").mkdir()
+    (tmp_path / "etc/nvpmodel.conf").write_text(
+        "# < POWER_MODEL ID=9 NAME=an_example >\n"
+        "< PARAM TYPE=FILE NAME=CPU_ONLINE >\n"
+        "< POWER_MODEL ID=0 NAME=15W >\nCPU_ONLINE CORE_0 1\n\n"
+        "< POWER_MODEL ID=2 NAME=MAXN_SUPER >\n"
+        "< PM_CONFIG DEFAULT=1 >\n"
+    )
+    assert power_modes(tmp_path) == {"15W": 0, "MAXN_SUPER": 2}
 
 
 def test_nvml_tells_each_gpu_that_this_process_may_use() -> None:
@@ -165,6 +135,39 @@ def test_a_gpu_that_rests_is_not_held_back() -> None:
 def test_nvml_without_a_driver_is_absent() -> None:
     with pytest.raises(NvmlMissing, match="NVML does not start \\(status 9\\)"):
         NvmlSensors(Nvml(status=9))
+
+
+def test_one_gpu_is_found_by_its_address_whatever_its_number() -> None:
+    gpu = NvmlGpu("0000:65:00.0", Nvml())
+    assert gpu.read() == GpuState(
+        clock_khz=1_980_000, held_back_by="power cap, hardware thermal slowdown", throttled_now=True
+    )
+    assert gpu.settings() == {"persistence_mode": True, "applications_clock_mhz": None}
+    with pytest.raises(NvmlMissing, match=r"NVML does not know the GPU '0000:66:00\.0' \(status 6\)"):
+        NvmlGpu("0000:66:00.0", Nvml())
+
+
+@pytest.mark.parametrize(("reasons", "held_back_by"), [(0x1, "nothing"), (0x4, "power cap")])
+def test_a_power_cap_is_a_limit_and_no_throttle(reasons: int, held_back_by: str) -> None:
+    found = NvmlGpu("0000:65:00.0", Nvml(reasons=reasons)).read()
+    assert (found.held_back_by, found.throttled_now) == (held_back_by, False)
+
+
+def test_a_jetson_s_gpu_tells_its_clock_its_limit_and_what_its_rails_counted(tmp_path: Path) -> None:
+    gpu = JetsonGpu(device_tree("orin-jetpack5", tmp_path))
+    assert gpu.read() == GpuState(clock_khz=306_000, clock_limit_khz=1_300_500, throttles=4)
+    (tmp_path / "sys/class/devfreq/17000000.ga10b/max_freq").unlink()
+    assert gpu.read() == GpuState(clock_khz=306_000, throttles=4)
+
+
+@pytest.mark.parametrize(("least", "held"), [("306000000", False), ("1300500000", True), ("", None)])
+def test_jetson_clocks_is_seen_by_the_gpu_s_least_clock(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, least: str, held: bool | None
+) -> None:
+    monkeypatch.setattr(jetson, "_run", lambda command: "NV Power Mode: MAXN\n0\n")
+    folder = device_tree("orin-jetpack5", tmp_path) / "sys/class/devfreq/17000000.ga10b"
+    (folder / "min_freq").write_text(f"{least}\n")
+    assert JetsonGpu(tmp_path).settings() == {"power_mode": "MAXN", "clock_held": held}
 
 
 def test_the_gpu_s_figures_stand_beside_the_machine_s(tmp_path: Path) -> None:

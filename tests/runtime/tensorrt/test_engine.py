@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -230,13 +231,36 @@ def test_needs_and_misfits_name_what_differs(install: Any) -> None:
     assert needs["compute_capability"] == "8.7"
     assert chosen.misfit(needs) == ""
     assert chosen.fingerprint(needs).startswith("tensorrt-10.3.0-sm87-")
-    assert chosen.fingerprint(needs).endswith("-orin")
+    assert chosen.fingerprint(needs).endswith("-orin-16sm")
     install("10.13.3", on=ORIN)
     assert "it needs TensorRT 10.3.0, and 10.13.3 is installed" in chosen.misfit(needs)
     install("10.3.0", on=H200)
     assert "it needs compute capability 8.7, and the NVIDIA H200 here has 9.0" in chosen.misfit(needs)
     assert "was tuned on a Orin" in chosen.misfit({**needs, "compute_capability": "9.0"})
     assert "does not know" in chosen.misfit({**needs, "moon": "full"})
+
+
+def test_an_engine_of_another_model_with_the_same_name_does_not_fit(install: Any) -> None:
+    chosen = backend("tensorrt")
+    install("10.3.0", on=ORIN)
+    needs = chosen.requires()
+    install("10.3.0", on=replace(ORIN, sm_count=8))
+    assert chosen.fingerprint(chosen.requires()) != chosen.fingerprint(needs)
+    assert chosen.misfit(needs) == (
+        "it was built with 16 SMs, and the Orin here has 8: it is another model, or its power mode switches SMs off "
+        "(nvpmodel -q): compile it here"
+    )
+    needs = chosen.requires()
+    install("10.3.0", on=ORIN)
+    assert "or the engine was built in a power mode that switches SMs off: compile it here" in chosen.misfit(needs)
+
+
+def test_an_engine_from_before_sms_were_told_still_runs(install: Any) -> None:
+    chosen = backend("tensorrt")
+    install("10.3.0", on=ORIN)
+    old = {name: need for name, need in chosen.requires().items() if name != "sm_count"}
+    assert chosen.misfit(old) == ""
+    assert chosen.fingerprint(old).endswith("-orin")
 
 
 @pytest.mark.parametrize("through", ["cuda.bindings", "pycuda"])
