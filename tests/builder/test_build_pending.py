@@ -14,6 +14,8 @@ from tests.gpu.accuracy import accuracy_of, judge_accuracy, share_beyond
 from tests.gpu.prepared import prepared_names, read_prepared
 from tests.tiny_project import REPOSITORY, Finished, TinyProject, make_project
 
+from enginewright.report import render_html
+from enginewright.report.bundle_report import report_of_bundle
 from enginewright_runtime.backends.onnx_model import node_names
 from enginewright_runtime.bundle import read_bundle
 from enginewright_runtime.cli import main as runtime
@@ -94,7 +96,7 @@ def test_the_bundle_is_whole_and_says_what_is_pending(orin: Finished) -> None:
     }  # fmt: skip
     assert pending.settings["sizes"] == {"batch": [1, 1, 32]}
     assert set(bundle.contents) == {
-        "model.onnx", "model.float16.onnx", "unquantized.float16.onnx", "golden.npz", "report.html", "floors.json",
+        "model.onnx", "model.float16.onnx", "unquantized.float16.onnx", "golden.npz", "report.html", "report.json", "floors.json",
         "structure.json", "calibration.cache",
     }  # fmt: skip
     assert not [name for name, _ in node_names(bundle.read("unquantized.float16.onnx")) if "quantize" in name]
@@ -137,6 +139,11 @@ def test_the_report_shows_floors_as_floors_and_the_command(project: TinyProject,
     assert "These are floors, and no latencies" in page
     assert "in its power mode MAXN" in page
     assert '<div class="verdict pending">' in (project.root / "dist" / "tiny-orin.html").read_text()
+
+
+def test_the_report_of_the_bundle_is_the_page_that_it_was_packed_with(orin: Finished) -> None:
+    bundle = read_bundle(Path(orin.json["bundle"]))
+    assert render_html(report_of_bundle(bundle)).encode() == bundle.read("report.html")
 
 
 def test_who_requires_a_measurement_gets_4(project: TinyProject, orin: Finished) -> None:
