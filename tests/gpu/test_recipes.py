@@ -173,8 +173,9 @@ def test_an_engine_that_fits_is_deserialized_once(recipe: Recipe, deserialized: 
         ({"tensorrt": "9.9.9"}, r"it needs TensorRT 9\.9\.9, and \d+\.\d+\.\d+.* is installed: compile it again here"),
         ({"compute_capability": "5.0"}, r"it needs compute capability 5\.0, and the .* here has \d+\.\d"),
         ({"device": "Another GPU"}, r"it was tuned on a Another GPU, and this is a .*: compile it here"),
+        ({"sm_count": "1"}, r"it was built with 1 SMs, and the .* here has \d+: .*: compile it here"),
     ],
-    ids=["version", "capability", "model"],
+    ids=["version", "capability", "model", "switched off"],
 )
 def test_an_engine_of_another_version_or_device_is_refused_with_the_reason(
     recipe: Recipe, deserialized: list[int], tmp_path: Path, changed: dict[str, str], message: str
