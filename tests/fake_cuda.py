@@ -232,6 +232,10 @@ class FakeDriver:
         name.value = b"NVIDIA Fake"
         return 0
 
+    def cuDeviceGetPCIBusId(self, bus: Any, size: int, device: Any) -> int:
+        bus.value = b"0000:65:00.0"
+        return 0
+
     def cuDeviceTotalMem_v2(self, size: Any, device: Any) -> int:
         return _put(size, self._bindings.limit_bytes)
 

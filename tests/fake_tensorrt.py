@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import ctypes
 import json
+import time
 import zlib
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
@@ -37,6 +38,7 @@ _DEFAULTS: dict[str, Any] = {
     "on_unfit_timings": (),
     "before_step": None,
     "layers": {},
+    "takes_s": (0.0, 0.0),
     "cuda": None,
 }
 
@@ -47,7 +49,8 @@ def fake_tensorrt(version: str, **behaviour: Any) -> Any:
     `rejecting`; `dla_cores`, and `not_on_dla`: names of layers; `on_unfit_timings`: lines of a version that takes a
     timing cache that does not fit, and goes without; `before_step`: called before each step of a build; `cuda`: see
     tests/fake_cuda.py; `layers`: by a node that a network has, what the inspector says of its engine's layers, and the
-    `ms` of each.
+    `ms` of each; `takes_s`: how long an
+    inference takes, with Q/DQ pairs and without.
     """
     recorded = json.loads((NAMES / f"{version}.json").read_text())
     module = ModuleType("tensorrt")
@@ -366,6 +369,8 @@ class _IExecutionContext:
     profiler: Any = None
 
     def _execute(self) -> None:
+        if takes_s := self._world.takes_s[b"QuantizeLinear" not in self._engine._model]:
+            time.sleep(takes_s)
         if self.profiler is not None:
             for layer in self._engine._layers():
                 self.profiler.report_layer_time(layer["Name"], layer["ms"])

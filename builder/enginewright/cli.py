@@ -21,6 +21,7 @@ from typing import Any
 
 from enginewright import __version__
 from enginewright.gate.command import add_gate_options, run_gate_command
+from enginewright.report_command import add_report_options, run_report
 from enginewright_runtime.errors import EnginewrightError
 from enginewright_runtime.exit_codes import ExitCode
 
@@ -169,6 +170,9 @@ def _parser() -> argparse.ArgumentParser:
         "gate", _gate, "judge a bundle against a baseline, side by side on this machine: PASS, FAIL or INCONCLUSIVE"
     )
     add_gate_options(command)
+    add_report_options(
+        add("report", _report, "write the report of a bundle, with what devices have made of it and measured since")
+    )
     command = add("gc", _gc, "remove from the store what no recipe's last build uses")
     command.add_argument("--json", action="store_true", help="print one JSON object on standard output")
     command = add("schema", _schema, "print the JSON Schema of recipes or targets, for editors")
@@ -261,6 +265,12 @@ def _gate(arguments: argparse.Namespace) -> ExitCode:
             _tell(line)
     _say(json.dumps(result.to_json()) if arguments.json else gate_text(result))
     return result.verdict.exit_code
+
+
+def _report(arguments: argparse.Namespace) -> ExitCode:
+    reported = run_report(arguments)
+    _say(json.dumps(reported.to_json()) if arguments.json else reported.text())
+    return ExitCode.OK
 
 
 def _plan(arguments: argparse.Namespace) -> ExitCode:

@@ -118,6 +118,7 @@ class _Layout:
             **_engine_of(engine),
             "measurement": OutputOf(measured, "measurement"),
             "measurement_evicted": OutputOf(measured, "measurement_evicted"),
+            "engine_layers": OutputOf(measured, "engine_layers"),
             "reference_engine": OutputOf(reference_engine, "engine"),
         }
         frontier = ("frontier",) if "frontier" in self.sources.files else ()

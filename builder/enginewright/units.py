@@ -31,6 +31,15 @@ def milliseconds(duration_ns: float) -> str:
     return f"{significant(duration_ns / 1e6)} ms"
 
 
+def microseconds(duration_ns: float) -> str:
+    """The time of one layer, of which an inference has many.
+
+    >>> microseconds(41_020), microseconds(830), microseconds(1_250_000)
+    ('41.0 µs', '0.830 µs', '1,250 µs')
+    """
+    return f"{significant(duration_ns / 1e3)} µs"
+
+
 def signed_microseconds(duration_ns: float) -> str:
     """A difference of two latencies with its sign, for a column whose head says the unit.
 

@@ -3,12 +3,19 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
+from tests.gpu.accuracy import accuracy_of, judge_accuracy, share_beyond
+from tests.gpu.prepared import prepared_names, read_prepared
 from tests.tiny_project import REPOSITORY, Finished, TinyProject, make_project
 
+from enginewright.report import render_html
+from enginewright.report.bundle_report import report_of_bundle
 from enginewright_runtime.backends.onnx_model import node_names
 from enginewright_runtime.bundle import read_bundle
 from enginewright_runtime.cli import main as runtime
@@ -21,6 +28,9 @@ pytest.importorskip(
     reason="needs the wheels tensorrt-rtx-cu13-libs and tensorrt-rtx-cu13-bindings",
     exc_type=ImportError,
 )
+
+
+_SOURCES = (REPOSITORY / "builder", REPOSITORY / "runtime")
 
 
 def _has_gpu() -> bool:
@@ -86,7 +96,7 @@ def test_the_bundle_is_whole_and_says_what_is_pending(orin: Finished) -> None:
     }  # fmt: skip
     assert pending.settings["sizes"] == {"batch": [1, 1, 32]}
     assert set(bundle.contents) == {
-        "model.onnx", "model.float16.onnx", "unquantized.float16.onnx", "golden.npz", "report.html", "floors.json",
+        "model.onnx", "model.float16.onnx", "unquantized.float16.onnx", "golden.npz", "report.html", "report.json", "floors.json",
         "structure.json", "calibration.cache",
     }  # fmt: skip
     assert not [name for name, _ in node_names(bundle.read("unquantized.float16.onnx")) if "quantize" in name]
@@ -129,6 +139,11 @@ def test_the_report_shows_floors_as_floors_and_the_command(project: TinyProject,
     assert "These are floors, and no latencies" in page
     assert "in its power mode MAXN" in page
     assert '<div class="verdict pending">' in (project.root / "dist" / "tiny-orin.html").read_text()
+
+
+def test_the_report_of_the_bundle_is_the_page_that_it_was_packed_with(orin: Finished) -> None:
+    bundle = read_bundle(Path(orin.json["bundle"]))
+    assert render_html(report_of_bundle(bundle)).encode() == bundle.read("report.html")
 
 
 def test_who_requires_a_measurement_gets_4(project: TinyProject, orin: Finished) -> None:
@@ -174,3 +189,52 @@ def test_both_devices_share_what_does_not_depend_on_them(orin: Finished, ada: Fi
     keys = {step["name"]: step["key"] for step in orin.json["steps"]}
     same = [step["name"] for step in ada.json["steps"] if keys.get(step["name"]) == step["key"]]
     assert {"import", "reference/evaluate", "calibrate"} <= set(same)
+
+
+@pytest.fixture(scope="module")
+def carried(project: TinyProject, orin: Finished, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What tests on the device get of the recipe (tests/gpu/prepare.py)."""
+    folder = tmp_path_factory.mktemp("carried")
+    done = subprocess.run(
+        [sys.executable, "-m", "tests.gpu.prepare", folder, "tiny", "--target", "orin", "--mib", "0.01"],
+        cwd=project.root,
+        env=project.environment({"PYTHONPATH": os.pathsep.join(map(str, (REPOSITORY, *_SOURCES)))}),
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith("tiny: ")
+    return folder
+
+
+def test_what_is_carried_to_a_device_is_the_bundle_and_what_was_said_of_its_samples(
+    orin: Finished, carried: Path
+) -> None:
+    assert prepared_names(carried) == ("tiny",)
+    prepared = read_prepared(carried, "tiny")
+    assert prepared.bundle.sha256 == read_bundle(Path(orin.json["bundle"])).sha256
+    samples = prepared.samples
+    assert len(samples) == 128
+    # All test samples are carried, so the accuracy is that of the build; they are rounded to float16 on the way.
+    assert prepared.accuracy["reference"] == pytest.approx(orin.json["accuracy"]["reference"], abs=0.02)
+    for side, outputs in (("reference", samples.reference), ("twin", samples.twin)):
+        assert accuracy_of(prepared.metric, outputs, samples) == prepared.accuracy[side]
+    judged = judge_accuracy(prepared, samples.twin)
+    assert judged.drop == pytest.approx(prepared.accuracy["reference"] - prepared.accuracy["twin"])
+    assert judged.within
+    assert share_beyond(samples.twin, samples.twin, read_golden(prepared.bundle).tolerances) == 0
+
+
+def test_a_target_that_no_recipe_lists_is_told(project: TinyProject, orin: Finished, tmp_path: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "tests.gpu.prepare", tmp_path, "--target", "xavier"],
+        cwd=project.root,
+        env=project.environment({"PYTHONPATH": os.pathsep.join(map(str, (REPOSITORY, *_SOURCES)))}),
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 2
+    assert "no recipe lists the target xavier" in done.stderr
+    assert not list(tmp_path.iterdir())

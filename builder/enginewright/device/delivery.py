@@ -19,7 +19,11 @@ from enginewright.device.job import Jobs, find_place
 from enginewright.device.telling import Telling
 from enginewright.errors import EnginewrightError, StepCrashed, UsageError
 from enginewright.metrics import CONFIDENCE, Score
+from enginewright.named_files import write_named
 from enginewright.progress import Watch
+from enginewright.report import ReportData, render_html, render_markdown
+from enginewright.report.bundle_report import report_of_bundle
+from enginewright.report.stored import PAGE_NAME
 from enginewright.signature import Array
 from enginewright_runtime.budget import Finding, Verdict, judge, overall
 from enginewright_runtime.bundle import Bundle, read_bundle, write_bundle
@@ -44,7 +48,8 @@ _OF_THE_RUNTIME: dict[int, type[EnginewrightError]] = {
 class Delivered:
     """What came back: the bundle's file, the engine that the device runs, and what it did there.
 
-    `accuracy` is the recipe's metric on `samples` test samples, judged here on the device's outputs.
+    `accuracy` is the recipe's metric on `samples` test samples, judged here on the device's outputs. `report` is what the
+    bundle's page shows now.
     """
 
     address: DeviceAddress
@@ -55,6 +60,7 @@ class Delivered:
     accuracy: Score
     samples: int
     findings: tuple[Finding, ...]
+    report: ReportData
 
     @property
     def verdict(self) -> Verdict:
@@ -62,7 +68,7 @@ class Delivered:
 
 
 def deliver(job: Job, result: BuildResult, address: DeviceAddress, *, watch: Watch) -> Delivered:
-    """Finish what was built on the device at `address`, and put the finished bundle into dist/.
+    """Finish what was built on the device at `address`, and put the finished bundle and its reports into dist/.
 
     Raises DeviceError and its kinds, and BundleError where something else came back; the bundle in dist/ is then the
     one that was built.
@@ -70,7 +76,11 @@ def deliver(job: Job, result: BuildResult, address: DeviceAddress, *, watch: Wat
     path = result.deliveries["bundle"]
     with ExitStack() as stack:
         evaluation = open_evaluation(job, result, stack)
-        return asyncio.run(on_device(read_bundle(path), evaluation, address, path, telling=Telling(watch, address)))
+        telling = Telling(watch, address)
+        delivered = asyncio.run(on_device(read_bundle(path), evaluation, address, path, telling=telling))
+    write_named(result.deliveries["report_html"], render_html(delivered.report).encode("utf-8"))
+    write_named(result.deliveries["report_markdown"], render_markdown(delivered.report).encode("utf-8"))
+    return delivered
 
 
 async def on_device(
@@ -184,7 +194,8 @@ async def _is_there(device: Device, path: str) -> bool:
 
 
 def finish(bundle: Bundle, data: bytes, evaluation: Evaluation, address: DeviceAddress, output: Path) -> Delivered:
-    """Verify what came back, add the accuracy that was evaluated, judge the budgets, and write it to `output`.
+    """Verify what came back, add the accuracy that was evaluated, judge the budgets, and write it to `output`, with a page
+    that shows all of it.
 
     Raises BundleError where it is not the bundle that was sent, with an engine more.
     """
@@ -210,6 +221,9 @@ def finish(bundle: Bundle, data: bytes, evaluation: Evaluation, address: DeviceA
     files = {name: back.read(name) for name in back.contents if name != elsewhere}
     files[f"evaluations/{entry.fingerprint}.json"] = canonical_bytes(evaluated)
     manifest = replace(back.manifest, accuracy=accuracy)
+    now = {name: memoryview(content) for name, content in files.items()}
+    report = report_of_bundle(replace(back, path=output, manifest=manifest, contents=now))
+    files[PAGE_NAME] = render_html(report).encode("utf-8")
     size_bytes = manifest.files[entry.path].size
     findings = judge(manifest.budget, evidence_of(manifest, measurement, size_bytes=size_bytes))
     try:
@@ -218,7 +232,7 @@ def finish(bundle: Bundle, data: bytes, evaluation: Evaluation, address: DeviceA
         raise UsageError(
             f"{output} cannot be written: {error.strerror}", hint="make room or let it be written, and build again"
         ) from None
-    return Delivered(address, output, entry, size_bytes, measurement, score, evaluation.done, findings)
+    return Delivered(address, output, entry, size_bytes, measurement, score, evaluation.done, findings, report)
 
 
 def _entry(bundle: Bundle, back: Bundle, address: DeviceAddress) -> EngineEntry:

@@ -69,7 +69,8 @@ def delivered_table(job: Job, result: BuildResult, delivered: Delivered) -> str:
         lines.append("  no budget is set: nothing to judge")
     lines += [f"verdict: {delivered.verdict.value}"]
     lines += [f"  warning: {step.name}: {text}" for step in result.steps for text in step.record.warnings]
-    return "\n".join([*lines, "", str(delivered.bundle)])
+    pages = [str(path) for name, path in result.deliveries.items() if name != "bundle"]
+    return "\n".join([*lines, "", str(delivered.bundle), *pages])
 
 
 def _joined(lines: Sequence[str]) -> str:

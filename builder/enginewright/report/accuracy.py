@@ -59,7 +59,8 @@ def evaluation_sentences(data: ReportData) -> tuple[str, ...]:
             f"There are no labels, so the engine is judged by how closely it follows the reference's outputs, on {samples}."
         )
     else:
-        sentences.append(f"The engine that ships and the reference were run on the same {samples} of the test set.")
+        engine = "engine that ships" if data.pending is None else "engine's twin"
+        sentences.append(f"The {engine} and the reference were run on the same {samples} of the test set.")
     if after.interval is not None:
         sentences.append(f"Intervals hold at {after.confidence * 100:g} % confidence.")
     if after.changed is not None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from enginewright.errors import StoreError
+from enginewright.errors import EnginewrightError, StoreError
 from enginewright.record import Record
 from enginewright.report.compression_artifacts import CompressionArtifacts, compression_from_artifacts
 from enginewright.report.conditions import condition_facts, fingerprint_facts
@@ -80,20 +80,20 @@ def report_data_from_artifacts(
         steps=tuple(_step(record) for record in steps),
         reference=_network(reference, measurement, "reference"),
         engine=_network(engine, measurement, "engine"),
-        latency=_latency(measurement.with_caches("warm")) if measurement else None,
+        latency=latency_of(measurement.with_caches("warm")) if measurement else None,
         versions=tuple(Fact(tool, version) for tool, version in sorted({**tools, **versions}.items())),
         host=fingerprint_facts(measurement.host) if measurement else (),
         conditions=condition_facts(measurement) if measurement else (),
         warnings=tuple(f"{step.name}: {warning}" for step in steps for warning in step.warnings),
-        latency_evicted=_latency(measurement_evicted.with_caches("evicted")) if measurement_evicted else None,
+        latency_evicted=latency_of(measurement_evicted.with_caches("evicted")) if measurement_evicted else None,
         compression=Compression() if compression is None else compression_from_artifacts(compression),
         pending=pending,
     )
 
 
-def evaluation_from_json(artifact: Json, document: str) -> Evaluation:
-    """Parse an evaluation artifact, format 1. Raises StoreError that names `document` and the place."""
-    root = _root(artifact, document)
+def evaluation_from_json(artifact: Json, document: str, *, error: type[EnginewrightError] = StoreError) -> Evaluation:
+    """Parse an evaluation artifact, format 1. Raises `error` that names `document` and the place."""
+    root = _root(artifact, document, error)
     return Evaluation(
         metric=root.field("metric").text(),
         samples=root.field("samples").integer(),
@@ -144,14 +144,16 @@ def _network(artifacts: NetworkArtifacts, measurement: Measurement | None, label
         size_bytes=artifacts.size_bytes,
         evaluation=evaluation_from_json(artifacts.evaluation, f"the evaluation of the {label}"),
         layers=layers_from_json(artifacts.layers, f"the layers of the {label}"),
-        peak_rss_bytes=measurement.peak_memory_bytes(label) if measurement and measurement.sessions else None,
+        peak_memory_bytes=measurement.peak_memory_bytes(label) if measurement and measurement.sessions else None,
     )
 
 
-def _latency(measurement: Measurement) -> Latency | None:
-    """None where no session was taken."""
-    sides = zip(measurement.sessions_ns("reference"), measurement.sessions_ns("engine"), strict=True)
-    sessions = tuple(SessionSamples(reference, engine) for reference, engine in sides)
+def latency_of(measurement: Measurement, *, reference: str = "reference") -> Latency | None:
+    """The engine's samples beside those of the engine labelled `reference`, if it was measured; None where no session was taken."""
+    sessions = tuple(
+        SessionSamples(session.samples_ns.get(reference, ()), session.samples_ns["engine"])
+        for session in measurement.sessions
+    )
     return Latency(measurement.protocol, sessions) if sessions else None
 
 
@@ -180,8 +182,8 @@ def _changed(field: JsonField | None) -> Changed | None:
     )
 
 
-def _root(artifact: Json, document: str) -> JsonField:
-    root = JsonField(artifact, document, StoreError)
+def _root(artifact: Json, document: str, error: type[EnginewrightError] = StoreError) -> JsonField:
+    root = JsonField(artifact, document, error)
     version = root.field("format")
     if version.value != FORMAT:
         raise version.refuse(f"must be {FORMAT}")

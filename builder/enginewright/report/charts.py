@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import statistics
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from markupsafe import Markup
@@ -40,29 +40,39 @@ def limits_in_reach(latency: Latency, limits: Iterable[LimitLine]) -> tuple[Limi
     return tuple(line for line in limits if lowest_ms / 10 <= line.limit_ms <= highest_ms * 10)
 
 
-def distribution_chart(latency: Latency, percentiles: Sequence[PercentileRow], limits: Sequence[LimitLine]) -> Markup:
+def distribution_chart(
+    latency: Latency,
+    percentiles: Sequence[PercentileRow],
+    limits: Sequence[LimitLine],
+    *,
+    reference: str = "reference",
+) -> Markup:
     """How the latencies of both engines spread: a histogram, and on the same logarithmic axis the share of calls that were slower.
 
     Marks stand at the p50 and p99 that the samples can carry, and lines at the limits, which should be `limits_in_reach`.
+    `reference` is the word for the engine's other side, which may be missing.
     """
-    samples_ms = tuple(
-        [_drawn_ms(sample) for sample in sorted(samples)] for samples in (latency.reference_ns, latency.engine_ns)
-    )
+    series = {
+        kind: [_drawn_ms(sample) for sample in sorted(samples)]
+        for kind, samples in (("reference", latency.reference_ns), ("engine", latency.engine_ns))
+        if samples
+    }
+    samples_ms = tuple(series.values())
     lowest, highest = min(samples[0] for samples in samples_ms), max(samples[-1] for samples in samples_ms)
     ends = [lowest, highest, *(line.limit_ms for line in limits)]
     marks = [row for row in percentiles if row.percent in (50, 99) and not row.missing]
     axis = _axis(min(ends), max(ends), min(samples[len(samples) // 2] for samples in samples_ms))
     labels = _TEXT + 2  # below the caption
-    top = labels + _TEXT * (len(limits) + (2 if marks else 0)) + 4
+    top = labels + _TEXT * (len(limits) + (len(series) if marks else 0)) + 4
     middle = top + _HISTOGRAM
     tail_top = middle + 3 * _TEXT
     bottom = tail_top + _TAIL
     parts = [
         *_vertical_grid(axis, ((top, middle), (tail_top, bottom))),
-        _histogram(samples_ms, axis, top),
+        _histogram(series, axis, top),
         element("line", x1=0, x2="100%", y1=middle, y2=middle, class_="axis"),
         *_tail_grid(max(len(samples) for samples in samples_ms), tail_top),
-        _tail(samples_ms, axis, tail_top),
+        _tail(series, axis, tail_top),
         element("line", x1=0, x2="100%", y1=bottom, y2=bottom, class_="axis"),
         *_tick_labels(axis, middle + _TEXT - 2),
         *_tick_labels(axis, bottom + _TEXT - 2),
@@ -71,7 +81,8 @@ def distribution_chart(latency: Latency, percentiles: Sequence[PercentileRow], l
         element("text", "share of the calls at each latency", x=0, y=11, class_="caption"),
         element("text", "share of the calls that are slower", x=0, y=tail_top - 5, class_="caption"),
     ]
-    return figure("Distribution of latency, reference and engine", bottom + _TEXT + 4, parts)
+    sides = f", {reference} and engine" if "reference" in series else ""
+    return figure(f"Distribution of latency{sides}", bottom + _TEXT + 4, parts)
 
 
 def session_chart(sessions: Sequence[SessionMedians]) -> Markup:
@@ -131,12 +142,12 @@ def _axis(low: float, high: float, first_mark: float) -> LogAxis:
     return LogAxis(math.exp(start), math.exp(end))
 
 
-def _histogram(samples_ms: Sequence[Sequence[float]], axis: LogAxis, top: float) -> Markup:
+def _histogram(series: Mapping[str, Sequence[float]], axis: LogAxis, top: float) -> Markup:
     """Both histograms over the same bins and with the same height for the same share."""
-    shares = [_bin_shares(samples, axis) for samples in samples_ms]
-    tallest = max(max(values) for values in shares)
+    shares = {kind: _bin_shares(samples, axis) for kind, samples in series.items()}
+    tallest = max(max(values) for values in shares.values())
     drawn = []
-    for kind, values in zip(("reference", "engine"), shares, strict=True):
+    for kind, values in shares.items():
         steps: list[tuple[float, float]] = [(0.0, _HISTOGRAM)]
         for index, value in enumerate(values):
             y = _HISTOGRAM * (1.0 - value / tallest)
@@ -161,10 +172,10 @@ def _without_flat(steps: Sequence[tuple[float, float]]) -> list[tuple[float, flo
     ]
 
 
-def _tail(samples_ms: Sequence[Sequence[float]], axis: LogAxis, top: float) -> Markup:
-    y = _tail_scale(max(len(samples) for samples in samples_ms))
+def _tail(series: Mapping[str, Sequence[float]], axis: LogAxis, top: float) -> Markup:
+    y = _tail_scale(max(len(samples) for samples in series.values()))
     drawn = []
-    for kind, samples in zip(("reference", "engine"), samples_ms, strict=True):
+    for kind, samples in series.items():
         total = len(samples)
         points = [(0.0, y(1.0))]
         for index in _spread(total):
@@ -242,7 +253,8 @@ def _limit(line: LimitLine, axis: LogAxis, top: float, bottom: float) -> list[Ma
 def _percentile_marks(marks: Sequence[PercentileRow], axis: LogAxis, top: float, bottom: float) -> list[Markup]:
     """A row of labels for each engine: p50 written to the left of its line and p99 to the right, so that they never meet."""
     parts = []
-    for row, kind in enumerate(("reference", "engine")):
+    alone = all(mark.reference_ns is None for mark in marks)
+    for row, kind in enumerate(("engine",) if alone else ("reference", "engine")):
         y = top + row * _TEXT
         for mark in marks:
             value_ns = mark.reference_ns if kind == "reference" else mark.engine_ns

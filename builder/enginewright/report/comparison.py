@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Literal, TypeAlias
@@ -70,7 +70,7 @@ def comparison(data: ReportData) -> tuple[ComparisonRow, ...]:
     """Reference against engine, one row a figure; figures that neither side has are left out."""
     rows = [*_accuracy_rows(data)]
     if data.latency is not None:
-        rows += [_latency_row(row, data.latency) for row in percentile_rows(data.latency) if row.percent in (50, 99)]
+        rows += [latency_row(row, data.latency) for row in percentile_rows(data.latency) if row.percent in (50, 99)]
     rows += _size_rows(data.reference, data.engine, compiled=data.pending is None)
     return tuple(rows)
 
@@ -80,10 +80,15 @@ def verdict_sentence(data: ReportData) -> str:
 
     The verdict itself stands beside it and is not repeated.
     """
-    return f"{_VERDICT_CLAUSE[data.verdict](data.findings)}{_gains(data)}."
+    return f"{verdict_clause(data.verdict, data.findings)}{_gains(data)}."
 
 
-def budget_rows(data: ReportData) -> tuple[BudgetRow, ...]:
+def verdict_clause(verdict: Verdict, findings: tuple[Finding, ...]) -> str:
+    """What the verdict says of the budgets, as the beginning of a sentence."""
+    return _VERDICT_CLAUSE[verdict](findings)
+
+
+def budget_rows(findings: Sequence[Finding]) -> tuple[BudgetRow, ...]:
     return tuple(
         BudgetRow(
             budget_name(finding.name),
@@ -91,7 +96,7 @@ def budget_rows(data: ReportData) -> tuple[BudgetRow, ...]:
             budget_figure(finding.name, finding.limit),
             finding,
         )
-        for finding in data.findings
+        for finding in findings
     )
 
 
@@ -182,7 +187,7 @@ def _gains(data: ReportData) -> str:
             if row.name == _MEDIAN:
                 parts[-1] += " at the median with warm caches"
     evaluation = data.engine.evaluation
-    change = _accuracy_change(data.reference.evaluation, evaluation)
+    change = accuracy_change(data.reference.evaluation, evaluation)
     if data.metric != FIDELITY and change is not None:
         parts.append(_accuracy_words(change))
     elif evaluation and evaluation.agreement is not None:
@@ -204,7 +209,9 @@ def _accuracy_rows(data: ReportData) -> list[ComparisonRow]:
     rows = []
     if (metric := data.metric) not in ("", FIDELITY):
         rows.append(
-            ComparisonRow(metric_name(metric), _accuracy(before), _accuracy(after), *_accuracy_figure(before, after))
+            ComparisonRow(
+                metric_name(metric), accuracy_of(before), accuracy_of(after), *_accuracy_figure(before, after)
+            )
         )
     if after is not None and after.agreement is not None:
         interval = _interval(after) if metric == FIDELITY else ""
@@ -219,23 +226,24 @@ def _accuracy_rows(data: ReportData) -> list[ComparisonRow]:
 def _size_rows(before: Network, after: Network, *, compiled: bool) -> list[ComparisonRow]:
     """Size, weights, MACs and memory; both sides of a row in the same unit. `compiled`: there are engines with a size."""
     rows = []
-    if compiled:
+    if compiled and (before.size_bytes or after.size_bytes):
         written = partial(file_size, like=max(before.size_bytes, after.size_bytes))
-        rows.append(_ratio_row("Size", before.size_bytes, after.size_bytes, written, less="smaller", more="larger"))
+        rows.append(ratio_row("Size", before.size_bytes, after.size_bytes, written, less="smaller", more="larger"))
     for name, was, now in (("Weights", before.weights, after.weights), ("MACs", before.macs, after.macs)):
         if was or now:
-            rows.append(_ratio_row(name, was, now, partial(count, like=max(was, now)), less="fewer", more="more"))
-    was_held, now_held = before.peak_rss_bytes, after.peak_rss_bytes
+            rows.append(ratio_row(name, was, now, partial(count, like=max(was, now)), less="fewer", more="more"))
+    was_held, now_held = before.peak_memory_bytes, after.peak_memory_bytes
     if was_held and now_held:
         written = partial(file_size, like=max(was_held, now_held))
-        rows.append(_ratio_row("Peak memory", was_held, now_held, written, less="less", more="more"))
+        rows.append(ratio_row("Peak memory", was_held, now_held, written, less="less", more="more"))
     return rows
 
 
-def _latency_row(row: PercentileRow, latency: Latency) -> ComparisonRow:
+def latency_row(row: PercentileRow, latency: Latency) -> ComparisonRow:
+    """A percentile of both sides; the median with its ratio by session."""
     if row.missing:
         return ComparisonRow(f"{row.name} latency", Figure(), Figure(), Figure(NONE, row.missing))
-    written = _ratio_row(
+    written = ratio_row(
         f"{row.name} latency", row.reference_ns, row.engine_ns, milliseconds, less="faster", more="slower"
     )
     ratios = session_ratios(latency) if row.percent == 50 else ()
@@ -254,7 +262,7 @@ _GAINS = {
 _METRIC_NAMES = {TOP1: "Accuracy (top 1)", "balanced_accuracy": "Balanced accuracy", FIDELITY: "Agreement"}
 
 
-def _accuracy(evaluation: Evaluation | None) -> Figure:
+def accuracy_of(evaluation: Evaluation | None) -> Figure:
     if evaluation is None or evaluation.accuracy is None:
         return Figure()
     return Figure(percent(evaluation.accuracy), _interval(evaluation))
@@ -269,7 +277,7 @@ def _interval(evaluation: Evaluation) -> str:
 
 def _accuracy_figure(before: Evaluation | None, after: Evaluation | None) -> tuple[Figure, Trend]:
     """The change of the metric, with its interval where it was counted sample by sample; "same" while that holds zero."""
-    change = _accuracy_change(before, after)
+    change = accuracy_change(before, after)
     if change is None:
         return Figure(), ""
     if after is None or after.changed is None or after.metric != TOP1:
@@ -279,14 +287,14 @@ def _accuracy_figure(before: Evaluation | None, after: Evaluation | None) -> tup
     return Figure(points(change), f"{signed_points(low)} to {signed_points(high)}"), trend
 
 
-def _accuracy_change(before: Evaluation | None, after: Evaluation | None) -> float | None:
-    """What the metric gained, as a share."""
+def accuracy_change(before: Evaluation | None, after: Evaluation | None) -> float | None:
+    """What the metric gained, as a share; None where a side has no figure."""
     if before is None or after is None or before.accuracy is None or after.accuracy is None:
         return None
     return after.accuracy - before.accuracy
 
 
-def _ratio_row(
+def ratio_row(
     name: str, before: float | None, after: float | None, written: Callable[[float], str], *, less: str, more: str
 ) -> ComparisonRow:
     """A row for a figure of which less is better; `less` and `more` are the words for it."""

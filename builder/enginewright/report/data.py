@@ -1,7 +1,7 @@
 """What a report says, parsed and frozen: the pack stage fills it, the renderers only read it.
 
-Everything here was known when the engine was packed; nothing depends on whether a step was reused, on the clock or on the place
-of the store, because the report is part of the bundle.
+Everything here was known when the engine was packed, or is in the bundle; nothing depends on whether a step was reused, on the
+clock or on the place of the store, because the report is part of the bundle.
 """
 
 from __future__ import annotations
@@ -9,7 +9,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from enginewright_runtime.budget import Finding, Verdict
+from enginewright.report.engine_data import EngineLayers, GpuTiming
+from enginewright_runtime.budget import Finding, Verdict, overall
 from enginewright_runtime.measurement import Protocol
 
 
@@ -99,12 +100,12 @@ class Layer:
 
 @dataclass(frozen=True)
 class Network:
-    """The reference or the engine. `peak_rss_bytes`: the most memory that a process running it held, over the sessions."""
+    """The reference or the engine. `peak_memory_bytes`: the most memory that a process running it held, over the sessions."""
 
     size_bytes: int
     evaluation: Evaluation | None
     layers: tuple[Layer, ...]
-    peak_rss_bytes: int | None = None
+    peak_memory_bytes: int | None = None
 
     @property
     def macs(self) -> int:
@@ -114,10 +115,18 @@ class Network:
     def weights(self) -> int:
         return sum(layer.weights for layer in self.layers)
 
+    @property
+    def int8_nodes(self) -> tuple[str, ...]:
+        """The nodes that its Q/DQ pairs ask int8 for."""
+        return tuple(layer.name for layer in self.layers if layer.precision == "int8")
+
 
 @dataclass(frozen=True)
 class SessionSamples:
-    """The raw latencies that one session's fresh processes gave, in nanoseconds, in the order they were taken."""
+    """The raw latencies that one session's fresh processes gave, in nanoseconds, in the order they were taken.
+
+    There are none of the reference where the engine was measured alone.
+    """
 
     reference_ns: tuple[int, ...]
     engine_ns: tuple[int, ...]
@@ -337,10 +346,40 @@ class Pending:
 
 
 @dataclass(frozen=True)
+class DeviceRun:
+    """An engine of the bundle that a device compiled, or took as it was, and measured.
+
+    The reference of `latency` is the same network in float16 beside it, which held `float16_peak_bytes`; None without one.
+    `gpu_bytes`: of the most memory, what was on the GPU. `evaluation` is of this engine on the device; None where only its
+    twin was evaluated.
+    """
+
+    fingerprint: str
+    device: str
+    findings: tuple[Finding, ...]
+    size_bytes: int
+    peak_memory_bytes: int
+    gpu_bytes: int
+    latency: Latency
+    host: tuple[Fact, ...]
+    conditions: tuple[Fact, ...]
+    settings: tuple[Fact, ...]
+    float16_peak_bytes: int | None = None
+    evaluation: Evaluation | None = None
+    gpu: GpuTiming | None = None
+    layers: EngineLayers | None = None
+
+    @property
+    def verdict(self) -> Verdict:
+        return overall(self.findings)
+
+
+@dataclass(frozen=True)
 class ReportData:
     """Everything that a report shows. `recipe` is the recipe's text as rendered.
 
-    `latency` is with warm caches, `latency_evicted` with evicted ones; None where nothing was measured.
+    `latency` is with warm caches, `latency_evicted` with evicted ones; None where nothing was measured. `engine_layers` are
+    those of the engine that the build itself measured, `devices` what others measured since; `verdict` is then theirs.
     """
 
     name: str
@@ -361,6 +400,8 @@ class ReportData:
     latency_evicted: Latency | None = None
     compression: Compression = Compression()
     pending: Pending | None = None
+    engine_layers: EngineLayers | None = None
+    devices: tuple[DeviceRun, ...] = ()
 
     @property
     def metric(self) -> str:

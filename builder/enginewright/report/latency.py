@@ -16,7 +16,10 @@ PERCENTS = (50.0, 90.0, 99.0, 99.9)
 
 @dataclass(frozen=True)
 class PercentileRow:
-    """A percentile of both engines over all sessions; `missing` says why where the samples cannot carry it."""
+    """A percentile of both engines over all sessions; `missing` says why where the samples cannot carry it.
+
+    `reference_ns` is None where the engine was measured alone.
+    """
 
     percent: float
     reference_ns: float | None = None
@@ -50,7 +53,8 @@ def percentile_rows(latency: Latency) -> tuple[PercentileRow, ...]:
     rows = []
     for percent in PERCENTS:
         try:
-            rows.append(PercentileRow(percent, percentile(reference, percent), percentile(engine, percent)))
+            before_ns = percentile(reference, percent) if reference else None
+            rows.append(PercentileRow(percent, before_ns, percentile(engine, percent)))
         except NotEnoughSamples as error:
             rows.append(PercentileRow(percent, missing=error.message))
     return tuple(rows)
@@ -67,16 +71,18 @@ def session_ratios(latency: Latency) -> tuple[float, ...]:
     return tuple(medians.ratio for medians in session_medians(latency) if medians.ratio is not None)
 
 
-def protocol_sentences(latency: Latency) -> tuple[str, ...]:
-    """How the figures were taken. They mean nothing without it."""
+def protocol_sentences(latency: Latency, *, reference: str = "the reference") -> tuple[str, ...]:
+    """How the figures were taken. They mean nothing without it. `reference` is what the engine was measured beside."""
     protocol, rule = latency.protocol, latency.protocol.warm_up
     moved = f"moved by less than {rule.steady_share * 100:g} %, {counted(rule.steady_times, 'time')} in a row"
     warm_up = f"until the median of {rule.window} inferences {moved}"
+    before, after = len(latency.reference_ns), f"{len(latency.engine_ns):,}"
+    either = " for either engine" if before else ""
     return (
         f"{_threads(protocol)}, {protocol.caches} caches, {protocol.clock} clock, one inference at a time.",
-        f"{counted(protocol.sessions, 'session')}, each with a fresh process for either engine, warmed up {warm_up}.",
-        _order(protocol),
-        f"{len(latency.reference_ns):,} samples of the reference and {len(latency.engine_ns):,} of the engine.",
+        f"{counted(protocol.sessions, 'session')}, each with a fresh process{either}, warmed up {warm_up}.",
+        _order(protocol, alone=not before),
+        f"{before:,} samples of {reference} and {after} of the engine." if before else f"{after} samples.",
     )
 
 
@@ -89,8 +95,10 @@ def _threads(protocol: Protocol) -> str:
     )
 
 
-def _order(protocol: Protocol) -> str:
+def _order(protocol: Protocol, *, alone: bool) -> str:
     timed = f"{counted(protocol.rounds, 'round')} of {counted(protocol.chunk, 'timed inference')}"
+    if alone:
+        return f"Then {timed}."
     if not protocol.interleaved:
         return f"Then {timed} of one engine after the other."
     dropped = (

@@ -11,7 +11,7 @@ __all__ = ["FLOORS_NOTE", "ShownFloor", "floor_rows", "pending_sentences", "tota
 
 FLOORS_NOTE = (
     "These are floors, and no latencies: the least time that the operations and the bytes of a layer take at the full rates "
-    "of the target. Nothing was measured, and a real engine is slower. Bytes are counted as if they came from memory; of a "
+    "of the target. None of them was measured, and a real engine is slower. Bytes are counted as if they came from memory; of a "
     "layer whose data stays in a cache, the floor of its operations alone holds."
 )
 

@@ -12,10 +12,13 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup, escape
 
 from enginewright import units
-from enginewright.report import accuracy, caches, cells, charts, comparison, compression, latency, layers, pending
+from enginewright.report import accuracy, caches, cells, charts, comparison, compression, device, layers, pending
 from enginewright.report.data import Compression, ReportData
+from enginewright.report.engine_layers import engine_view
 from enginewright.report.frontier_chart import frontier_chart
+from enginewright.report.parts_chart import parts_chart
 from enginewright.report.training_chart import training_chart
+from enginewright.report.views import device_views, measured_view
 from enginewright_runtime.budget import Verdict
 
 _BLOCK = re.compile(r"(#{1,6}|[-+]|\d+[.)])\s")  # at the start of a line: a heading or an item of a list
@@ -57,6 +60,8 @@ def _environment(form: str) -> Environment:
         cells=cells,
         frontier_chart=frontier_chart,
         training_chart=training_chart,
+        parts_chart=parts_chart,
+        OPEN_LAYERS=_OPEN_LAYERS,
         breakable=_breakable,
         NONE=units.NONE,
     )
@@ -67,15 +72,17 @@ def _view(data: ReportData) -> dict[str, object]:
     """What the templates read: the data, and every table already computed."""
     return {
         "data": data,
-        "sentence": comparison.verdict_sentence(data),
+        "sentence": device.devices_sentence(data) if data.devices else comparison.verdict_sentence(data),
         "rows": comparison.comparison(data),
-        "budget": comparison.budget_rows(data),
+        "budgets": device.budget_groups(data),
         "inconclusive_means": comparison.INCONCLUSIVE_MEANS if data.verdict is Verdict.INCONCLUSIVE else "",
         "open_warnings": data.warnings[:_OPEN_WARNINGS],
         "folded_warnings": data.warnings[_OPEN_WARNINGS:],
         "longest_step": max((step.seconds for step in data.steps), default=0.0) or 1.0,
         **_pending_view(data),
         **_latency_view(data),
+        "devices": device_views(data),
+        "engine": engine_view(data.engine_layers) if data.engine_layers else None,
         **_accuracy_view(data),
         **_compression_view(data),
         **_layer_view(data),
@@ -94,16 +101,10 @@ def _pending_view(data: ReportData) -> dict[str, object]:
 
 
 def _latency_view(data: ReportData) -> dict[str, object]:
-    measured, limits = data.latency, _limit_lines(data)
-    near = charts.limits_in_reach(measured, limits) if measured else ()
     return {
         "caches": caches.caches_rows(data),
         "caches_mean": caches.caches_sentences(data),
-        "percentiles": latency.percentile_rows(measured) if measured else (),
-        "medians": latency.session_medians(measured) if measured else (),
-        "protocol": latency.protocol_sentences(measured) if measured else (),
-        "limits": near,
-        "far_limits": tuple(line for line in limits if line not in near),
+        "measured": measured_view(data.latency, data.findings) if data.latency else None,
     }
 
 
@@ -153,7 +154,6 @@ def _layer_view(data: ReportData) -> dict[str, object]:
     return {
         "pairs": pairs,
         "working": working,
-        "open_layers": _OPEN_LAYERS,
         "largest_macs": max((max(pair.macs.reference or 0, pair.macs.engine or 0) for pair in working), default=0),
         "largest_weights": max(
             (max(pair.weights.reference or 0, pair.weights.engine or 0) for pair in working), default=0
@@ -161,14 +161,6 @@ def _layer_view(data: ReportData) -> dict[str, object]:
         "has_noise": bool(ratios),
         "largest_noise": max([1.0, *ratios]),
     }
-
-
-def _limit_lines(data: ReportData) -> tuple[charts.LimitLine, ...]:
-    return tuple(
-        charts.LimitLine(comparison.budget_name(finding.name).removesuffix(" latency"), finding.limit)
-        for finding in data.findings
-        if finding.name.startswith("latency_") and finding.name.endswith("_ms")
-    )
 
 
 def _for_html(value: object) -> object:

@@ -137,9 +137,9 @@ STAGES: Mapping[str, Stage] = {
         tools=("numpy", "enginewright-runtime"),
     ),
     "measure": Stage(
-        3,
+        4,
         _module("measure"),
-        {"measurement": "measurement", "measurement_evicted": "measurement"},
+        {"measurement": "measurement", "measurement_evicted": "measurement", "engine_layers": "engine-layers"},
         consumes={
             **_ENGINE,
             "reference_engine": ("engine",),
@@ -160,7 +160,7 @@ STAGES: Mapping[str, Stage] = {
         tools=("enginewright-runtime",),  # TensorRT-RTX's own version is in the parameter `checker`
     ),
     "pack_pending": Stage(
-        2,
+        3,
         _module("pack_pending"),
         _PACKED,
         consumes={
@@ -185,7 +185,7 @@ STAGES: Mapping[str, Stage] = {
         keeps_history=True,
     ),
     "pack": Stage(
-        5,
+        6,
         _module("pack"),
         _PACKED,
         consumes={
@@ -195,6 +195,7 @@ STAGES: Mapping[str, Stage] = {
             "evaluation": ("evaluation",),
             "measurement": ("measurement",),
             "measurement_evicted": ("measurement",),
+            "engine_layers": ("engine-layers",),
             "reference_engine": ("engine",),
             "reference_layers": ("layers",),
             "reference_evaluation": ("evaluation",),

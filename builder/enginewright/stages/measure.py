@@ -1,7 +1,7 @@
 """Measure: the latency of the very engine bytes, beside the reference's, in fresh processes.
 
 With warm caches until the budgets are decided or the cap is reached, and then, in sessions of their own and with fewer
-samples, with evicted caches.
+samples, with evicted caches. Of an engine of TensorRT each layer is timed, too.
 """
 
 from __future__ import annotations
@@ -13,12 +13,16 @@ from pathlib import Path
 
 from enginewright.hosts import refuse_another_host
 from enginewright.running import Outcome, RunningStep
-from enginewright_runtime.backends import Array, backend
+from enginewright_runtime.backends import Array, OpenEngine, backend
 from enginewright_runtime.budget import Evidence, Verdict, judge, overall
+from enginewright_runtime.canonical import canonical_bytes
 from enginewright_runtime.golden import golden_from_bytes, one_sample
 from enginewright_runtime.measure import EngineToMeasure, Measuring, WarmUpRule
 from enginewright_runtime.measurement import Measurement, pooled_ns
 from enginewright_runtime.stats import percentile
+from enginewright_runtime.tensorrt.engine import TensorRTEngine
+from enginewright_runtime.tensorrt.engine_layers import layers_to_json, with_times
+from enginewright_runtime.tensorrt.examine import RUNS
 
 __all__ = ["run"]
 
@@ -40,11 +44,12 @@ def run(step: RunningStep) -> Outcome:
         "engine": _engine(step.inputs["engine"], step.inputs["entry"]),
     }
     refuse_another_host(step.parameters["host"], engines["engine"].backend)
-    inputs = _sample(step, engines["engine"])
+    inputs, layers = _looked_at(step, engines["engine"])
     measurement, verdict = _with_warm_caches(step, engines, inputs)
     evicted = _with_evicted_caches(step, engines, inputs)
     step.output("measurement").write_bytes(measurement.to_bytes())
     step.output("measurement_evicted").write_bytes(evicted.to_bytes())
+    step.output("engine_layers").write_bytes(layers)
     pooled = pooled_ns("engine", measurement)
     undecided = "the last measurement could not decide about the budget" if verdict is Verdict.INCONCLUSIVE else ""
     return Outcome(
@@ -93,11 +98,20 @@ def _with_evicted_caches(step: RunningStep, engines: _Engines, inputs: _Inputs) 
         return measuring.measurement()
 
 
-def _sample(step: RunningStep, engine: EngineToMeasure) -> dict[str, Array]:
-    """One real sample, as a camera would give it."""
+def _looked_at(step: RunningStep, engine: EngineToMeasure) -> tuple[dict[str, Array], bytes]:
+    """One real sample, as a camera would give it, and what the engine tells of its layers, each timed on that sample."""
     golden = golden_from_bytes(step.inputs["golden"].read_bytes())
     with closing(backend(engine.backend).open(engine.path.read_bytes(), engine.settings)) as opened:
-        return one_sample(golden.inputs, opened.inputs)
+        inputs = one_sample(golden.inputs, opened.inputs)
+        return inputs, _layers(opened, inputs)
+
+
+def _layers(opened: OpenEngine, inputs: Mapping[str, Array]) -> bytes:
+    """The file that tells the layers of an engine of TensorRT; it tells of none for any other."""
+    if not isinstance(opened, TensorRTEngine):
+        return canonical_bytes(layers_to_json(()))
+    timed = with_times(opened.layers(), opened.time_layers(inputs, runs=RUNS))
+    return canonical_bytes(layers_to_json(timed, runs=RUNS))
 
 
 def _engine(path: Path, entry: Path) -> EngineToMeasure:

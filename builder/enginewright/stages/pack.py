@@ -10,12 +10,21 @@ from dataclasses import replace
 from typing import Any
 
 from enginewright.errors import StepFailed
-from enginewright.report import NetworkArtifacts, render_html, render_markdown, report_data_from_artifacts
+from enginewright.report import (
+    CompressionArtifacts,
+    NetworkArtifacts,
+    ReportData,
+    render_html,
+    render_markdown,
+    report_data_from_artifacts,
+)
+from enginewright.report.engine_artifacts import engine_layers
+from enginewright.report.stored import FILE_NAME, PAGE_NAME, report_to_bytes
 from enginewright.results import SIDES, common_result, compression_of, json_input, versions_of
 from enginewright.running import Outcome, RunningStep
 from enginewright_runtime import open as open_bundle
 from enginewright_runtime.backends import backend
-from enginewright_runtime.budget import Evidence, judge, overall
+from enginewright_runtime.budget import Evidence, Finding, judge, overall
 from enginewright_runtime.bundle import read_bundle, write_bundle
 from enginewright_runtime.canonical import sha256_file
 from enginewright_runtime.errors import NotEnoughSamples
@@ -52,28 +61,45 @@ def run(step: RunningStep) -> Outcome:
         **common_result(overall(findings), findings, evaluations, layers, sizes, compression.precision),
         **_latencies(measurement, evicted),
     }
-    report = report_data_from_artifacts(
-        name=parameters["name"],
-        summary=parameters["summary"],
-        target=parameters["target"],
-        target_summary=parameters["target_summary"],
-        recipe=parameters["recipe"],
-        findings=findings,
-        steps=step.history,
-        versions=versions_of(step),
-        measurement=measurement,
-        measurement_evicted=evicted,
-        reference=NetworkArtifacts(sizes["reference"], evaluations["reference"], layers["reference"]),
-        engine=NetworkArtifacts(sizes["engine"], evaluations["engine"], layers["engine"]),
-        compression=compression,
-    )
+    report = _report(step, findings, evaluations, layers, sizes, compression)
     page = render_html(report)
     step.output("report_html").write_text(page, encoding="utf-8")
     step.output("report_markdown").write_text(render_markdown(report), encoding="utf-8")
     step.output("result").write_text(json.dumps(result))
-    _write_bundle(step, measurement, evicted, result, page)
+    told = {FILE_NAME: report_to_bytes(report), PAGE_NAME: page.encode()}
+    if report.engine_layers is not None:
+        told[f"engines/{json_input(step, 'entry')['fingerprint']}/layers.json"] = step.inputs[
+            "engine_layers"
+        ].read_bytes()
+    _write_bundle(step, measurement, evicted, result, told)
     _check_bundle(step)
     return Outcome({"verdict": result["verdict"], "bytes": step.output("bundle").stat().st_size})
+
+
+def _report(
+    step: RunningStep,
+    findings: Sequence[Finding],
+    evaluations: Mapping[str, Any],
+    layers: Mapping[str, Any],
+    sizes: Mapping[str, int],
+    compression: CompressionArtifacts,
+) -> ReportData:
+    parameters = step.parameters
+    networks = {side: NetworkArtifacts(sizes[side], evaluations[side], layers[side]) for side in SIDES}
+    report = report_data_from_artifacts(
+        **{key: parameters[key] for key in ("name", "summary", "target", "target_summary", "recipe")},
+        findings=findings,
+        steps=step.history,
+        versions=versions_of(step),
+        measurement=_measurement(step, "measurement"),
+        measurement_evicted=_measurement(step, "measurement_evicted"),
+        reference=networks["reference"],
+        engine=networks["engine"],
+        compression=compression,
+    )
+    stored, network = (step.inputs[name].read_bytes() for name in ("engine_layers", "network"))
+    settings = json_input(step, "entry")["settings"]
+    return replace(report, engine_layers=engine_layers(stored, network, settings, wanted=report.engine.int8_nodes))
 
 
 def _measurement(step: RunningStep, name: str) -> Measurement:
@@ -120,8 +146,13 @@ def _percentile(samples: Sequence[int], percent: float) -> float | None:
 
 
 def _write_bundle(
-    step: RunningStep, measurement: Measurement, evicted: Measurement, result: Mapping[str, Any], page: str
+    step: RunningStep,
+    measurement: Measurement,
+    evicted: Measurement,
+    result: Mapping[str, Any],
+    told: Mapping[str, bytes],
 ) -> None:
+    """`told` are the files of the report, and what it reads besides."""
     parameters = step.parameters
     engine = step.inputs["engine"].read_bytes()
     described = json_input(step, "entry")
@@ -142,18 +173,15 @@ def _write_bundle(
         sequence=parameters["sequence"],
     )
     opened.close()
-    write_bundle(
-        step.output("bundle"),
-        manifest,
-        {
-            "model.onnx": step.inputs["network"].read_bytes(),
-            entry.path: engine,
-            "golden.npz": step.inputs["golden"].read_bytes(),
-            entry.measurement_path: measurement.to_bytes(),
-            f"measurements/{entry.fingerprint}.evicted.json": evicted.to_bytes(),
-            "report.html": page.encode(),
-        },
-    )
+    files = {
+        **told,
+        "model.onnx": step.inputs["network"].read_bytes(),
+        entry.path: engine,
+        "golden.npz": step.inputs["golden"].read_bytes(),
+        entry.measurement_path: measurement.to_bytes(),
+        f"measurements/{entry.fingerprint}.evicted.json": evicted.to_bytes(),
+    }
+    write_bundle(step.output("bundle"), manifest, files)
 
 
 def _check_bundle(step: RunningStep) -> None:

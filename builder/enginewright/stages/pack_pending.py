@@ -17,6 +17,7 @@ from enginewright.graph.calibration_cache import calibration_cache
 from enginewright.graph.ranges import Scales
 from enginewright.report import NetworkArtifacts, render_html, render_markdown, report_data_from_artifacts
 from enginewright.report.data import FloorRow, Pending
+from enginewright.report.stored import FILE_NAME, PAGE_NAME, report_to_bytes
 from enginewright.results import SIDES, common_result, compression_of, json_input, versions_of
 from enginewright.roofline import Rates, floors, floors_to_json
 from enginewright.running import Outcome, RunningStep
@@ -81,7 +82,8 @@ def run(step: RunningStep) -> Outcome:
         },
     }
     step.output("result").write_text(json.dumps(result))
-    _write_bundle(step, evaluations, floor_table, page)
+    told = {FILE_NAME: report_to_bytes(report), PAGE_NAME: page.encode()}
+    _write_bundle(step, evaluations, floor_table, told)
     _check_bundle(step)
     return Outcome({"verdict": verdict.value, "bytes": step.output("bundle").stat().st_size})
 
@@ -123,12 +125,15 @@ def _twin(step: RunningStep) -> OpenEngine:
     return backend(entry["backend"]).open(step.inputs["twin"].read_bytes(), entry["settings"])
 
 
-def _write_bundle(step: RunningStep, evaluations: Mapping[str, Any], floor_table: Mapping[str, Any], page: str) -> None:
+def _write_bundle(
+    step: RunningStep, evaluations: Mapping[str, Any], floor_table: Mapping[str, Any], told: Mapping[str, bytes]
+) -> None:
+    """`told` are the files of the report."""
     parameters = step.parameters
     files = {
+        **told,
         "model.onnx": step.inputs["network"].read_bytes(),
         "golden.npz": step.inputs["golden"].read_bytes(),
-        "report.html": page.encode(),
         "floors.json": json.dumps(floor_table).encode(),
     }
     for name, artifact in _OPTIONAL.items():

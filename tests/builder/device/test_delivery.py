@@ -29,6 +29,8 @@ from enginewright.device.outcome import delivered_table
 from enginewright.device.telling import Telling
 from enginewright.metrics import make_metric
 from enginewright.progress import PlainWatch
+from enginewright.report import render_html
+from enginewright.report.bundle_report import report_of_bundle
 from enginewright_runtime.bundle import Bundle, read_bundle, write_bundle
 from enginewright_runtime.errors import BundleError
 from enginewright_runtime.host import machine
@@ -84,6 +86,9 @@ def test_a_pending_bundle_comes_back_compiled_evaluated_and_measured(ready_lab: 
     assert len(came.measurement.sessions) == 1
     with enginewright_runtime.open(tmp_path / "back.ewb") as session:
         assert session.entry == came.entry
+    page = back.read("report.html").decode()
+    assert "on 50 test samples run on the device" in page
+    assert page == render_html(report_of_bundle(back)) == render_html(came.report)
     stages = [line.split(":")[0] for line in log.getvalue().splitlines() if line.startswith("[")]
     assert stages == [
         "[1/5] device/connect",
@@ -228,6 +233,10 @@ def test_build_finishes_on_the_device_and_prints_what_was_measured_there(built: 
     back = read_bundle(built.root / "dist" / "tiny-cpu.ewb")
     assert back.manifest.accuracy["engine"] == device["accuracy"] == finished.json["accuracy"]["engine"]
     assert "[5/5] device/bring back" in finished.err
+    page = back.read("report.html")
+    assert "on 128 test samples run on the device" in page.decode()
+    assert Path(finished.json["report"]).read_bytes() == page
+    assert "## Measured on " in (built.root / "dist" / "tiny-cpu.md").read_text(encoding="utf-8")
 
 
 def test_an_address_with_a_password_is_wrong_usage_and_is_not_repeated(tiny: TinyProject) -> None:

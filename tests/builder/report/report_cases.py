@@ -14,6 +14,7 @@ from enginewright.report.data import (
     Changed,
     ClassAccuracy,
     Compression,
+    DeviceRun,
     Epoch,
     Evaluation,
     Fact,
@@ -36,8 +37,10 @@ from enginewright.report.data import (
     TimeSaved,
     Training,
 )
+from enginewright.report.engine_data import EngineLayers, GpuTiming, Quantization, QuantizerPair
 from enginewright_runtime.budget import Finding, Verdict
 from enginewright_runtime.measurement import Protocol
+from enginewright_runtime.tensorrt.engine_layers import EngineLayer
 from enginewright_runtime.warm_up import WarmUpRule
 
 SIGNS = (
@@ -488,8 +491,8 @@ def unmeasured() -> ReportData:
         latency=None,
         latency_evicted=None,
         conditions=(),
-        reference=replace(data.reference, peak_rss_bytes=None),
-        engine=replace(data.engine, peak_rss_bytes=None),
+        reference=replace(data.reference, peak_memory_bytes=None),
+        engine=replace(data.engine, peak_memory_bytes=None),
     )
 
 
@@ -524,6 +527,123 @@ def pending() -> ReportData:
     )
 
 
+def engine_layers(*, timed: bool = True) -> EngineLayers:
+    """Convolutions fused with their activations, but for one that a pair parts from its own, and one that stays float16."""
+    convolutions = [layer.name for layer in residual_layers() if layer.op == "Conv"]
+    parted, fallback = convolutions[7], convolutions[-2]
+    pair = QuantizerPair(f"{parted}/quantize", f"{parted}/dequantize", parted, ("relu8",), splits=True)
+    at_input = QuantizerPair("image/quantize", "image/dequantize", "", ("stem",), splits=False)
+    layers, float16 = [reformat("Reformatting CopyNode for Input Tensor 0 to stem", 9_400)], []
+    layers.append(
+        compiled("image/quantize", nodes=("image/quantize",), kind="Reformat", time_ns=4_100, reads="float32")
+    )
+    for number, name in enumerate(convolutions, 1):
+        took = 41_000 + 2_300 * (number % 5) - 900 * number
+        both, activation = (name, f"relu{number}"), (f"relu{number}",)
+        if name == parted:
+            layers.append(compiled(name, nodes=(name,), time_ns=took, writes="float16"))
+            layers.append(compiled("pair", nodes=pair.nodes, kind="Scale", time_ns=5_200, reads="float16"))
+            layers.append(compiled("relu8", nodes=activation, kind="PointWise", time_ns=6_100))
+        elif name == fallback:
+            layers.append(reformat(f"Reformatting CopyNode for Input Tensor 0 to {name}", 7_800))
+            layers.append(compiled(name, nodes=both, time_ns=2 * took, reads="float16"))
+        else:
+            layers.append(compiled(name, nodes=both, time_ns=took))
+        float16.append(compiled(name, nodes=both, time_ns=round(1.85 * took), reads="float16", writes="float16"))
+    layers.append(compiled("head", nodes=("head",), kind="gemm", time_ns=3_000, reads="float16", writes="float32"))
+    float16.append(compiled("head", nodes=("head",), kind="gemm", time_ns=3_050, reads="float16", writes="float32"))
+    found = EngineLayers(
+        layers=tuple(layers),
+        float16=tuple(float16),
+        runs=50,
+        wanted=tuple(convolutions),
+        quantization=Quantization(frozenset({*at_input.nodes, *pair.nodes}), (at_input, pair)),
+        floors_ns=dict.fromkeys(convolutions, 1776.9),
+    )
+    if timed:
+        return found
+    untimed = tuple(replace(layer, time_ns=None) for layer in found.layers)
+    return replace(found, layers=untimed, float16=(), runs=0, floors_ns={})
+
+
+def compiled(
+    name: str,
+    *,
+    nodes: tuple[str, ...],
+    time_ns: int,
+    kind: str = "CaskConvolution",
+    reads: str = "int8",
+    writes: str = "int8",
+) -> EngineLayer:
+    multiplies = kind in ("CaskConvolution", "gemm")
+    return EngineLayer(" + ".join(nodes) or name, kind, nodes, reads, writes, False, multiplies, time_ns)
+
+
+def reformat(name: str, time_ns: int) -> EngineLayer:
+    return EngineLayer(name, "Reformat", (), "float32", "int8", True, False, time_ns)
+
+
+def orin_run(*, beside: bool = True) -> DeviceRun:
+    """An Orin, with or without the same network in float16."""
+    found = latency(sessions=5, reference_ms=0.92, engine_ms=0.51)
+    protocol = replace(found.protocol, threads={"engine": 1, "float16": 1} if beside else {"engine": 1})
+    sessions = found.sessions if beside else tuple(SessionSamples((), one.engine_ns) for one in found.sessions)
+    _, after = evaluations(SIGNS)
+    p99 = Finding(
+        "latency_p99_ms", 1.0, 0.79, 0.74, 0.91, Verdict.PASS, "latency_p99_ms is 0.79, within the budget of 1"
+    )
+    drop = Finding("accuracy_drop", 0.02, 0.0116, None, None, Verdict.PASS, "accuracy_drop is 0.0116, within 0.02")
+    return DeviceRun(
+        fingerprint="tensorrt-10.3.0-sm87-aarch64-orin",
+        device="Orin",
+        findings=(drop, p99),
+        size_bytes=1_310_720,
+        peak_memory_bytes=412_090_368,
+        gpu_bytes=96_468_992,
+        latency=Latency(protocol, sessions),
+        host=(Fact("machine", "aarch64"), Fact("cpu", "ARMv8 Processor rev 1 (v8l)"), Fact("cores", "12")),
+        conditions=(Fact("load average", "0.61 to 0.88"),),
+        settings=(Fact("tensorrt", "10.3.0"), Fact("device", "Orin"), Fact("sizes", "batch 1, 1, 32")),
+        float16_peak_bytes=431_001_600 if beside else None,
+        evaluation=replace(after, changed=None, per_class=(), classes=(), confusion=(), signal_to_noise=()),
+        gpu=GpuTiming(
+            samples=6_214,
+            percentiles_ns={"p50": 441_000, "p90": 447_000, "p95": 449_000, "p99": 512_000},
+            copies_in_ns=0,
+            copies_out_ns=0,
+            enqueue_ns=212_000,
+            flags=("warm up 200 ms", "least seconds 3", "cuda graph no", "spin wait no", "transfers no"),
+            warnings=("the GPU's times vary by 4.1%: lock its clocks, or set a power mode",),
+        ),
+        layers=engine_layers(),
+    )
+
+
+def finished() -> ReportData:
+    """The pending engine, compiled and measured on its device, which evaluated it too."""
+    return replace(pending(), verdict=Verdict.PASS, devices=(orin_run(),))
+
+
+def two_devices() -> ReportData:
+    """Two engines in one bundle: one misses a budget, was measured alone, and its layers were not timed."""
+    slow = Finding("latency_p99_ms", 1.0, 1.4, 1.3, 1.6, Verdict.FAIL, "latency_p99_ms is 1.4, beyond the budget of 1")
+    nano = replace(
+        orin_run(beside=False),
+        fingerprint="tensorrt-10.7.0-sm87-aarch64-orin-nano",
+        device="Orin Nano",
+        findings=(slow,),
+        evaluation=None,
+        gpu=None,
+        layers=engine_layers(timed=False),
+    )
+    return replace(pending(), verdict=Verdict.FAIL, devices=(orin_run(), nano))
+
+
+def built_here() -> ReportData:
+    """A computer that has the GPU itself: no device, and the engine's layers."""
+    return replace(signs(), target="l4", target_summary="NVIDIA L4", engine_layers=replace(engine_layers(), float16=()))
+
+
 def few_samples() -> ReportData:
     """A quick look: one session of 40 samples, which carries p50 and p90 and no more; no budget, one layer, one class."""
     before, after = evaluations(("sign",), samples_each=40)
@@ -555,6 +675,12 @@ def hostile() -> ReportData:
         data.engine.layers[0], name="features/denseblock3/denselayer24/" * 4 + "conv2/Conv_output_0_quantized"
     )
     marked = replace(data.engine.layers[2], name=f"{evil}\"'&")
+    evil_layer = compiled(evil, nodes=(f"{evil} | a", "b" * 200), kind=evil, time_ns=5, reads=evil, writes=evil)
+    evil_pair = QuantizerPair(f"{evil} | q", "d", f"{evil}", (f"{evil} | a",), splits=False)
+    alone = compiled("q", nodes=(f"{evil} | q",), time_ns=0)
+    pairs = Quantization(frozenset(evil_pair.nodes), (evil_pair,))
+    layers = EngineLayers((evil_layer, alone), (evil_layer,), 1, (f"{evil} | a",), pairs)
+    run = replace(orin_run(), fingerprint=evil, device=f"{evil} | *d*", settings=(Fact(evil, evil),), layers=layers)
     decided = replace(precision((layer.name, marked.name, "a|b *c*", "d")), reason=f"{evil} | is *slower*")
     return replace(
         data,
@@ -579,6 +705,7 @@ def hostile() -> ReportData:
         pending=Pending(
             evil, f"{evil} | run", True, evil, evil, (evil,), (FloorRow(evil, "int8", 1.0, 2.0, evil),), 2.0
         ),
+        devices=(run,),
     )
 
 
@@ -588,6 +715,9 @@ CASES: Mapping[str, Callable[[], ReportData]] = {
     "resnet20": resnet20,
     "unmeasured": unmeasured,
     "pending": pending,
+    "finished": finished,
+    "two-devices": two_devices,
+    "built-here": built_here,
     "few-samples": few_samples,
     "hostile": hostile,
 }

@@ -195,7 +195,7 @@ def test_the_measurement_gives_samples_memory_host_and_conditions():
     data = report()
     assert data.latency is not None
     assert [len(session.engine_ns) for session in data.latency.sessions] == [100, 100]
-    assert (data.reference.peak_rss_bytes, data.engine.peak_rss_bytes) == (61 << 20, 50 << 20)
+    assert (data.reference.peak_memory_bytes, data.engine.peak_memory_bytes) == (61 << 20, 50 << 20)
     assert data.host == (
         Fact("cpu", "Example"),
         Fact("memory", "23.5 GiB"),
