@@ -17,7 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from enginewright_runtime.errors import BackendMissing, EngineError
-from enginewright_runtime.tensorrt.cuda_codes import NO_DEVICE, OUT_OF_MEMORY, cuda_hint
+from enginewright_runtime.tensorrt.cuda_codes import BUSY, NO_DEVICE, OUT_OF_MEMORY, cuda_hint
 
 __all__ = ["Bindings", "Cuda", "HostBuffer", "PyCuda", "open_cuda"]
 
@@ -294,7 +294,7 @@ class PyCuda:
 
 
 # pycuda's errors carry CUDA's words in place of its codes.
-_CODES = {"out of memory": OUT_OF_MEMORY, "no CUDA-capable device": NO_DEVICE, "busy or unavailable": 46}
+_CODES = {"out of memory": OUT_OF_MEMORY, "no CUDA-capable device": NO_DEVICE, "busy or unavailable": BUSY}
 
 
 def _failed(name: str, code: int, word: str) -> EngineError:

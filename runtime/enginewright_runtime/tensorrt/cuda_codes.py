@@ -5,14 +5,14 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 
-__all__ = ["NO_DEVICE", "OUT_OF_MEMORY", "cuda_hint"]
+__all__ = ["BUSY", "NO_DEVICE", "OUT_OF_MEMORY", "cuda_hint"]
 
 # CUresult of the driver API (cuda.h); these numbers never change.
-OUT_OF_MEMORY, NO_DEVICE = 2, 100
+OUT_OF_MEMORY, BUSY, NO_DEVICE = 2, 46, 100
 _HINTS: Mapping[int, str] = {
     OUT_OF_MEMORY: "close other sessions, or lower the largest batch that the engine is built for",
     34: "LD_LIBRARY_PATH leads to the toolkit's stub of libcuda.so.1: take that folder out of it",
-    46: (
+    BUSY: (
         "another process has the GPU to itself: see nvidia-smi; measuring takes processes of its own, so its compute mode "
         "must be Default (sudo nvidia-smi -c 0)"
     ),

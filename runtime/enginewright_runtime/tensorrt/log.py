@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from enginewright_runtime.errors import EngineError
+from enginewright_runtime.tensorrt.cuda_codes import BUSY, NO_DEVICE, cuda_hint
 from enginewright_runtime.tensorrt.library import Library
 
 __all__ = ["Known", "failure", "hint_for", "new_log"]
@@ -32,7 +33,7 @@ _MEMORY = re.compile(
 )
 _NO_KERNEL = re.compile(r"no implementation|could not find any implementation|has no runners", re.IGNORECASE)
 _OLD_DRIVER = re.compile(r"failure with error:? 35\b|driver version is insufficient|insufficient driver", re.IGNORECASE)
-_NO_GPU = re.compile(r"CUDA initialization failure|no CUDA-capable device", re.IGNORECASE)
+_NO_CUDA = re.compile(r"CUDA initialization failure(?: with error:? (\d+))?|no CUDA-capable device", re.IGNORECASE)
 _BUSY = re.compile(r"busy or unavailable|devicesUnavailable|DEVICE_UNAVAILABLE", re.IGNORECASE)
 _OTHER_VERSION = re.compile(
     r"(?:version|magic) tag does not match|version mismatch|different version|not compatible with this version",
@@ -101,13 +102,10 @@ def _hint(text: str, known: Known) -> str:
     if _OLD_DRIVER.search(text):
         knows = f" (it knows CUDA {known.driver_cuda} at the most)" if known.driver_cuda else ""
         return f"the driver is older than this TensorRT wants{knows}: update it, or install a TensorRT for its CUDA"
-    if _NO_GPU.search(text):
-        return "run nvidia-smi: TensorRT finds no GPU that it can use"
     if _BUSY.search(text):
-        return (
-            "another process has the GPU to itself, or may have it: see nvidia-smi; its compute mode must be Default "
-            "(sudo nvidia-smi -c 0), since measuring takes processes of its own"
-        )
+        return cuda_hint(BUSY)
+    if found := _NO_CUDA.search(text):  # the runtime's codes are the driver's, as far as they are known here
+        return cuda_hint(int(found[1] or NO_DEVICE)) or "run nvidia-smi: TensorRT finds no GPU that it can use"
     if _OTHER_VERSION.search(text):
         return "it was built by another version: enginewright-runtime compile BUNDLE builds it again"
     if _OTHER_GPU.search(text):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from enginewright_runtime.tensorrt.cuda_codes import cuda_hint
 from enginewright_runtime.tensorrt.log import Known, hint_for
 
 LOWER = (
@@ -37,7 +38,11 @@ SAID = {
     "http://docs.nvidia.com/cuda/cuda-installation-guide-linux/index.html": UPDATE,
     "ERROR: Cuda initialization failure with error 35. Please check cuda installation": UPDATE,
     "CUDA driver version is insufficient for CUDA runtime version": UPDATE,
-    "CUDA initialization failure with error: 100": "run nvidia-smi: TensorRT finds no GPU that it can use",
+    "CUDA initialization failure with error: 100": cuda_hint(100),
+    "[E] [TRT] Cuda initialization failure with error 2. Please check cuda installation": cuda_hint(2),
+    "CUDA initialization failure with error: 46": cuda_hint(46),
+    "CUDA initialization failure with error: 222": "run nvidia-smi: TensorRT finds no GPU that it can use",
+    "all CUDA-capable devices are busy or unavailable": cuda_hint(46),
     "6: The engine plan file is not compatible with this version of TensorRT, expecting library version 8.2.3 got 8.2.1, "
     "please rebuild.": "it was built by another version: enginewright-runtime compile BUNDLE builds it again",
     "1: [stdArchiveReader.cpp::StdArchiveReader::40] Error Code 1: Serialization (Serialization assertion stdVersionRead == "
