@@ -6,7 +6,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-BENCHMARKS = ("noop_build.py", "signs_cpu.py", "channel_steps.py", "runtime_overhead.py")
+BENCHMARKS = ("noop_build.py", "signs_cpu.py", "channel_steps.py", "runtime_overhead.py", "tensorrt_overhead.py")
 
 
 def main() -> int:

@@ -109,11 +109,13 @@ def print_growth(call: Call, count: int) -> bool:
     return holds
 
 
-def time_blocks(calls: Mapping[str, Call], *, rounds: int, seed: int = 0) -> dict[str, list[float]]:
+def time_blocks(
+    calls: Mapping[str, Call], *, rounds: int, seed: int = 0, warm_up: int = WARM_UP
+) -> dict[str, list[float]]:
     """Microseconds a call, one figure a round for each way of calling."""
     generator = random.Random(seed)
     for call in calls.values():
-        time_block_us(call, WARM_UP)
+        time_block_us(call, warm_up)
     taken: dict[str, list[float]] = {name: [] for name in calls}
     gc.disable()  # its turn would come in one block and be counted there
     try:

@@ -17,13 +17,15 @@ import numpy as np
 class Code(IntEnum):
     CUDA_SUCCESS = 0
     CUDA_ERROR_OUT_OF_MEMORY = 2
+    CUDA_ERROR_DEVICE_UNAVAILABLE = 46
 
 
 class FakeBindings:
-    """The module cuda.bindings.driver. `limit_bytes` is the memory of its GPU."""
+    """The module cuda.bindings.driver. `limit_bytes` is the memory of its GPU, `refuses` the codes of calls that fail."""
 
     def __init__(self, *, limit_bytes: int = 1 << 30) -> None:
         self.limit_bytes = limit_bytes
+        self.refuses: dict[str, Code] = {}
         self.calls: list[str] = []
         self.live: dict[int, Any] = {}
         self.on_gpu: set[int] = set()
@@ -39,6 +41,8 @@ class FakeBindings:
 
         def call(*arguments: Any) -> tuple[Any, ...]:
             self.calls.append(name)
+            if name in self.refuses:
+                return (self.refuses[name], None)
             try:
                 found = answer(*arguments)
             except MemoryError:
@@ -170,7 +174,11 @@ class FakePyCuda:
         return event
 
     def mem_alloc(self, size: int) -> Any:
-        bindings, address = self._bindings, self._bindings._cuMemAlloc(size)
+        bindings = self._bindings
+        try:
+            address = bindings._cuMemAlloc(size)
+        except MemoryError:
+            raise self.Error("cuMemAlloc failed: out of memory") from None
 
         class Memory:
             def __int__(self) -> int:
@@ -222,6 +230,10 @@ class FakeDriver:
 
     def cuDeviceGetName(self, name: Any, size: int, device: Any) -> int:
         name.value = b"NVIDIA Fake"
+        return 0
+
+    def cuDeviceGetPCIBusId(self, bus: Any, size: int, device: Any) -> int:
+        bus.value = b"0000:65:00.0"
         return 0
 
     def cuDeviceTotalMem_v2(self, size: Any, device: Any) -> int:

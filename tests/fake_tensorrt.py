@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import ctypes
 import json
+import time
 import zlib
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
@@ -25,25 +26,37 @@ _WORDS = {"float32": "FLOAT", "float16": "HALF", "int64": "INT64", "int32": "INT
 CACHE_OF_THIS_DEVICE = b"timings of this device"
 
 
+_DEFAULTS: dict[str, Any] = {
+    "says": (),
+    "warns": (),
+    "fails": (),
+    "raises": None,
+    "rejects": (),
+    "rejecting": "no importer for it",
+    "dla_cores": 0,
+    "not_on_dla": (),
+    "on_unfit_timings": (),
+    "before_step": None,
+    "layers": {},
+    "takes_s": (0.0, 0.0),
+    "cuda": None,
+}
+
+
 def fake_tensorrt(version: str, **behaviour: Any) -> Any:
-    """The module. `behaviour`: `says` are lines that its log gets when it fails, `fails` what gives None; `rejects`:
-    operators that its parser lacks; `dla_cores`, and `not_on_dla`: names of layers; `cuda`: see tests/fake_cuda.py;
-    `layers`: by a node that a network has, what the inspector says of its engine's layers, and the `ms` of each.
+    """The module. `behaviour`: `says` are lines that its log gets when it fails, `warns` those of warnings before them,
+    `fails` what gives None; `raises`: what the build raises; `rejects`: operators that its parser lacks, in the words
+    `rejecting`; `dla_cores`, and `not_on_dla`: names of layers; `on_unfit_timings`: lines of a version that takes a
+    timing cache that does not fit, and goes without; `before_step`: called before each step of a build; `cuda`: see
+    tests/fake_cuda.py; `layers`: by a node that a network has, what the inspector says of its engine's layers, and the
+    `ms` of each; `takes_s`: how long an
+    inference takes, with Q/DQ pairs and without.
     """
     recorded = json.loads((NAMES / f"{version}.json").read_text())
     module = ModuleType("tensorrt")
     module.__version__ = version  # type: ignore[attr-defined]
     module.world = SimpleNamespace(  # type: ignore[attr-defined]
-        **{
-            "says": (),
-            "fails": (),
-            "rejects": (),
-            "dla_cores": 0,
-            "not_on_dla": (),
-            "cuda": None,
-            "layers": {},
-            **behaviour,
-        },
+        **{**_DEFAULTS, **behaviour},
         config=None,
         network_flags=0,
         parser_flags=[],
@@ -90,6 +103,8 @@ def _guarded(behaviour: type, name: str, members: set[str], world: Any) -> type:
 
 def _fail(world: Any, logger: Any) -> None:
     severity = world.module.ILogger.Severity
+    for line in world.warns:
+        logger.log(severity.WARNING, line)
     for line in world.says:
         logger.log(severity.ERROR, line)
 
@@ -102,7 +117,7 @@ class _ILogger:
 
 class _Builder:
     def __init__(self, logger: Any) -> None:
-        self._logger = logger
+        self._logger = self._world.logger = logger
         if "builder" in self._world.fails:
             _fail(self._world, logger)
             raise TypeError("pybind11::init(): factory function returned nullptr")
@@ -126,9 +141,15 @@ class _Builder:
         monitor = getattr(config, "progress_monitor", None)
         if monitor is not None:
             monitor.phase_start("Building", None, 2)
-            if not (monitor.step_complete("Building", 0) and monitor.step_complete("Building", 1)):
+        for step in range(2):
+            if self._world.before_step is not None:
+                self._world.before_step()
+            if monitor is not None and not monitor.step_complete("Building", step):
                 return None
+        if monitor is not None:
             monitor.phase_finish("Building")
+        if self._world.raises is not None:
+            raise self._world.raises
         if "build" in self._world.fails:
             _fail(self._world, self._logger)
             return None
@@ -187,7 +208,7 @@ class _ParserError:
         return self._operator
 
     def desc(self) -> str:
-        return "no importer for it"
+        return str(self._world.rejecting)
 
 
 class _IBuilderConfig:
@@ -222,7 +243,9 @@ class _IBuilderConfig:
 
     def set_timing_cache(self, cache: Any, ignore_mismatch: bool) -> bool:
         if cache.data not in (b"", CACHE_OF_THIS_DEVICE):
-            return False
+            for line in self._world.on_unfit_timings:
+                self._world.logger.log(self._world.module.ILogger.Severity.ERROR, line)
+            return bool(self._world.on_unfit_timings)
         self._cache = cache
         return True
 
@@ -241,6 +264,9 @@ class _IOptimizationProfile:
 class _Runtime:
     def __init__(self, logger: Any) -> None:
         self._logger = logger
+        if "runtime" in self._world.fails:
+            _fail(self._world, logger)
+            raise TypeError("pybind11::init(): factory function returned nullptr")
 
     DLA_core: int | None = None
 
@@ -343,6 +369,8 @@ class _IExecutionContext:
     profiler: Any = None
 
     def _execute(self) -> None:
+        if takes_s := self._world.takes_s[b"QuantizeLinear" not in self._engine._model]:
+            time.sleep(takes_s)
         if self.profiler is not None:
             for layer in self._engine._layers():
                 self.profiler.report_layer_time(layer["Name"], layer["ms"])

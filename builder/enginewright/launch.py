@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
 import tempfile
@@ -115,7 +116,7 @@ def _error(event: Mapping[str, str], spec: Spec) -> EnginewrightError:
 
 def _died(process: subprocess.Popen[str], spec: Spec, noise: IO[str]) -> StepFailed:
     status = process.wait()
-    if status == ExitCode.INTERRUPTED:
+    if status in (ExitCode.INTERRUPTED, -signal.SIGINT):  # the latter while a library computes that hears nothing else
         raise KeyboardInterrupt
     noise.seek(max(0, os.fstat(noise.fileno()).st_size - _LAST_BYTES))
     lines = noise.read().splitlines()[-_LAST_LINES:]

@@ -32,6 +32,7 @@ from enginewright_runtime.exit_codes import ExitCode
 from enginewright_runtime.golden import OutputAgreement, read_golden
 from enginewright_runtime.in_batches import run_in_batches
 from enginewright_runtime.installation.commands import COMMANDS, HELP, add_arguments
+from enginewright_runtime.interruptible import ends_in_order
 from enginewright_runtime.manifest import EngineEntry, PendingEngine
 from enginewright_runtime.npz import read_npz, write_npz
 from enginewright_runtime.option_types import positive, positive_number
@@ -45,7 +46,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     commands = {"verify": _verify, "info": _info, "run": _run, "check": _check, "bench": _bench, "watch": run_watch}
     commands |= {"compile": _compile, **dict.fromkeys(COMMANDS, _installing)}
     try:
-        answer = commands[options.command](options)
+        with ends_in_order():
+            answer = commands[options.command](options)
     except EnginewrightError as error:
         _complain(str(error))
         answer = Answer(error.exit_code, {"error": error.message, "hint": error.hint}, ())

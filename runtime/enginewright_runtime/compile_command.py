@@ -15,6 +15,7 @@ from enginewright_runtime.bundle import read_bundle
 from enginewright_runtime.canonical import Json
 from enginewright_runtime.exit_codes import ExitCode
 from enginewright_runtime.finishing import Finished, finish_bundle
+from enginewright_runtime.only_writer import only_writer
 from enginewright_runtime.option_types import positive
 from enginewright_runtime.tensorrt.gpu_time import trtexec_percentile
 from enginewright_runtime.unquantized import times_faster
@@ -29,11 +30,12 @@ def run_compile(
     options: argparse.Namespace, *, on_phase: Callable[[str], None], on_progress: Callable[[str, int, int], None]
 ) -> Answer:
     """Compile what is pending, and write it into the bundle with its measurement, unless its outputs are wrong."""
-    bundle = read_bundle(options.bundle, require_key=options.key)
     output = options.output or options.bundle
-    finished = finish_bundle(
-        bundle, output, sessions=options.sessions, on_phase=on_phase, on_progress=partial(on_progress, "session")
-    )
+    with only_writer(options.bundle, output):
+        bundle = read_bundle(options.bundle, require_key=options.key)
+        finished = finish_bundle(
+            bundle, output, sessions=options.sessions, on_phase=on_phase, on_progress=partial(on_progress, "session")
+        )
     made = "compiled" if finished.compiled else "was there already"
     lines = [f"{bundle.manifest.name} on {finished.entry.fingerprint}: {made}, {finished.size_bytes} bytes"]
     lines += [f"  warning: {warning}" for warning in finished.warnings]

@@ -5,6 +5,7 @@
     EnginewrightError
     ├── BundleError             not a bundle, cut short, or altered
     │   ├── ManifestError       the bundle's manifest breaks a rule
+    │   ├── BundleBusy          another process is compiling the bundle
     │   └── SignatureError      the bundle is not signed by the key that is required, or a key cannot be used
     ├── NoEngineFits            no engine of the bundle runs on this machine
     ├── UsageError              options that do not go together
@@ -52,6 +53,12 @@ class BundleError(EnginewrightError):
 
 class ManifestError(BundleError):
     """The bundle's manifest breaks a rule of its format."""
+
+
+class BundleBusy(BundleError):
+    """Another process is compiling the bundle."""
+
+    exit_code = ExitCode.INCONCLUSIVE
 
 
 class SignatureError(BundleError):

@@ -15,7 +15,7 @@ from enginewright_runtime.backends import Array, Backend, OpenEngine, backend
 from enginewright_runtime.budget import Finding, judge
 from enginewright_runtime.bundle import Bundle, write_bundle
 from enginewright_runtime.device_needs import fit
-from enginewright_runtime.errors import BundleError, EngineError, EnginewrightError, NoEngineFits
+from enginewright_runtime.errors import BundleError, EngineError, EnginewrightError, MeasurementError, NoEngineFits
 from enginewright_runtime.evidence import evidence_of
 from enginewright_runtime.golden import OutputAgreement, one_sample, read_golden
 from enginewright_runtime.manifest import EngineEntry, PendingEngine
@@ -159,7 +159,7 @@ def _compile(
 
 
 def _counted(on_phase: OnPhase) -> Callable[[str, int, int], None]:
-    return lambda name, done, total: on_phase(f"{name} ({done} of {total})")
+    return lambda name, done, total: on_phase(f"{name} ({done} of {total})" if total else name)
 
 
 def _examined(opened: OpenEngine, sample: Mapping[str, Array]) -> Examined | None:
@@ -205,13 +205,19 @@ def _measure(
     engines = {"engine": (engine, finished.entry.settings)}
     if finished.float16 is not None:
         engines["float16"] = (finished.float16.engine, finished.float16.settings)
-    with tempfile.TemporaryDirectory(prefix="enginewright-") as folder:
-        to_measure = {}
-        for label, (data, settings) in engines.items():
-            file = Path(folder) / label
-            file.write_bytes(data)
-            to_measure[label] = EngineToMeasure(file, finished.entry.backend, settings)
-        return measure(to_measure, sample, sessions=sessions, on_progress=on_progress)
+    try:
+        with tempfile.TemporaryDirectory(prefix="enginewright-") as folder:
+            to_measure = {}
+            for label, (data, settings) in engines.items():
+                file = Path(folder) / label
+                file.write_bytes(data)
+                to_measure[label] = EngineToMeasure(file, finished.entry.backend, settings)
+            return measure(to_measure, sample, sessions=sessions, on_progress=on_progress)
+    except OSError as error:
+        raise MeasurementError(
+            f"the engine cannot be measured: {error.filename or tempfile.gettempdir()}: {error.strerror}",
+            hint="free some space there, or set TMPDIR to a folder elsewhere",
+        ) from error
 
 
 def _told(finished: Finished) -> dict[str, bytes]:
@@ -234,5 +240,6 @@ def _write_back(bundle: Bundle, output: Path, entry: EngineEntry, more: Mapping[
         write_bundle(output, replace(bundle.manifest, engines=(*others, entry)), files)
     except OSError as error:
         raise BundleError(
-            f"{output}: cannot be written: {error.strerror}", hint="name another file with --output"
+            f"{output}: cannot be written: {error.strerror}",
+            hint="free some space there, or name another file with --output",
         ) from None

@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
+from tests.gpu.accuracy import accuracy_of, judge_accuracy, share_beyond
+from tests.gpu.prepared import prepared_names, read_prepared
 from tests.tiny_project import REPOSITORY, Finished, TinyProject, make_project
 
 from enginewright.report import render_html
@@ -23,6 +28,9 @@ pytest.importorskip(
     reason="needs the wheels tensorrt-rtx-cu13-libs and tensorrt-rtx-cu13-bindings",
     exc_type=ImportError,
 )
+
+
+_SOURCES = (REPOSITORY / "builder", REPOSITORY / "runtime")
 
 
 def _has_gpu() -> bool:
@@ -181,3 +189,52 @@ def test_both_devices_share_what_does_not_depend_on_them(orin: Finished, ada: Fi
     keys = {step["name"]: step["key"] for step in orin.json["steps"]}
     same = [step["name"] for step in ada.json["steps"] if keys.get(step["name"]) == step["key"]]
     assert {"import", "reference/evaluate", "calibrate"} <= set(same)
+
+
+@pytest.fixture(scope="module")
+def carried(project: TinyProject, orin: Finished, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What tests on the device get of the recipe (tests/gpu/prepare.py)."""
+    folder = tmp_path_factory.mktemp("carried")
+    done = subprocess.run(
+        [sys.executable, "-m", "tests.gpu.prepare", folder, "tiny", "--target", "orin", "--mib", "0.01"],
+        cwd=project.root,
+        env=project.environment({"PYTHONPATH": os.pathsep.join(map(str, (REPOSITORY, *_SOURCES)))}),
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith("tiny: ")
+    return folder
+
+
+def test_what_is_carried_to_a_device_is_the_bundle_and_what_was_said_of_its_samples(
+    orin: Finished, carried: Path
+) -> None:
+    assert prepared_names(carried) == ("tiny",)
+    prepared = read_prepared(carried, "tiny")
+    assert prepared.bundle.sha256 == read_bundle(Path(orin.json["bundle"])).sha256
+    samples = prepared.samples
+    assert len(samples) == 128
+    # All test samples are carried, so the accuracy is that of the build; they are rounded to float16 on the way.
+    assert prepared.accuracy["reference"] == pytest.approx(orin.json["accuracy"]["reference"], abs=0.02)
+    for side, outputs in (("reference", samples.reference), ("twin", samples.twin)):
+        assert accuracy_of(prepared.metric, outputs, samples) == prepared.accuracy[side]
+    judged = judge_accuracy(prepared, samples.twin)
+    assert judged.drop == pytest.approx(prepared.accuracy["reference"] - prepared.accuracy["twin"])
+    assert judged.within
+    assert share_beyond(samples.twin, samples.twin, read_golden(prepared.bundle).tolerances) == 0
+
+
+def test_a_target_that_no_recipe_lists_is_told(project: TinyProject, orin: Finished, tmp_path: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "tests.gpu.prepare", tmp_path, "--target", "xavier"],
+        cwd=project.root,
+        env=project.environment({"PYTHONPATH": os.pathsep.join(map(str, (REPOSITORY, *_SOURCES)))}),
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 2
+    assert "no recipe lists the target xavier" in done.stderr
+    assert not list(tmp_path.iterdir())

@@ -34,3 +34,11 @@ def test_commands_of_the_pages_exist(page: Path) -> None:
         with pytest.raises(SystemExit) as ended:
             main([command, "--help"])
         assert ended.value.code == 0, command
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(REPOSITORY)))
+def test_what_the_pages_build_is_listed_in_the_recipe(page: Path) -> None:
+    for options in re.findall(r"make build ((?:TARGET|RECIPE)=[^`\n]+)", page.read_text()):
+        named = dict(re.findall(r"(TARGET|RECIPE)=([\w-]+)", options))
+        recipe = (REPOSITORY / "recipes" / f"{named.get('RECIPE', 'signs')}.yaml").read_text()
+        assert re.search(rf"^  {named['TARGET']}:", recipe.partition("\ntargets:")[2], flags=re.MULTILINE), options

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import time
 from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
@@ -12,11 +10,15 @@ from typing import Any
 import numpy as np
 import pytest
 from onnx.reference import ReferenceEvaluator
+from tests.gpu.comparing import call_times, growth_over, percentile_us
+from tests.gpu.effort import Effort
 from tests.gpu.networks import images, network
 
 from enginewright_runtime.backends import backend
 from enginewright_runtime.errors import EngineError
+from enginewright_runtime.tensorrt.comparison import compare
 from enginewright_runtime.tensorrt.device import Device
+from enginewright_runtime.tensorrt.engine_layers import with_times
 from enginewright_runtime.tensorrt.gpu_time import time_on_gpu
 from enginewright_runtime.tensorrt.header import read_header
 from enginewright_runtime.tensorrt.library import Library
@@ -75,18 +77,14 @@ def test_a_captured_graph_gives_the_same_as_the_calls(engines: Engines) -> None:
             np.testing.assert_array_equal(plain.run({"image": x})["mean"], captured.run({"image": x})["mean"])
 
 
-def test_ten_thousand_inferences_leak_nothing(engines: Engines) -> None:
+def test_ten_thousand_inferences_leak_nothing(engines: Engines, effort: Effort) -> None:
     x, into = images(1), np.empty((1, 32, 1, 1), np.float32)
     with opened(engines(), cuda_graph=True) as engine:
-        for _ in range(200):
-            engine.run_into({"image": x}, {"mean": into})
-        before = _resident_bytes()
-        started = time.perf_counter_ns()
-        for _ in range(10_000):
-            engine.run_into({"image": x}, {"mean": into})
-        each = (time.perf_counter_ns() - started) / 10_000
-        assert _resident_bytes() - before < 4 << 20
-    print(f"an inference takes {each / 1e3:.1f} us from call to return")
+        growth = growth_over(lambda: engine.run_into({"image": x}, {"mean": into}), effort.calls)
+        whole, _ = call_times(engine, {"image": x}, {"mean": into}, effort.timed_calls)
+    assert growth.host < 4 << 20
+    assert growth.gpu < 4 << 20
+    print(f"an inference takes {percentile_us(whole, 50)} us from call to return")
 
 
 def test_several_engines_run_side_by_side(engines: Engines) -> None:
@@ -146,34 +144,27 @@ def test_a_workspace_that_is_too_small_is_an_error_or_a_slower_engine(library: L
     assert len(engine) > 1000 or "it says" in said
 
 
-def test_int8_against_float16_is_reported(engines: Engines, device: Device, library: Library) -> None:
+def test_int8_against_float16_is_reported(engines: Engines, effort: Effort, device: Device, library: Library) -> None:
     """No assertion on time: it says who is faster, and which layers to look at where int8 is not."""
     x = images(8)
-    medians = {}
+    medians, layers = {}, {}
     for int8 in (False, True):
         with opened(engines(int8=int8), cuda_graph=True) as engine:
             into = np.empty((8, 32, 1, 1), np.float32)
-            taken = []
-            for _ in range(300):
-                started = time.perf_counter_ns()
-                engine.run_into({"image": x}, {"mean": into})
-                taken.append(time.perf_counter_ns() - started)
-            medians[int8] = float(np.median(taken[50:])) / 1e3
-            layers = engine.layers()
+            call_times(engine, {"image": x}, {"mean": into}, effort.timed_calls)
+            whole, _ = call_times(engine, {"image": x}, {"mean": into}, effort.timed_calls)
+            medians[int8] = float(np.median(whole)) / 1e3
+            layers[int8] = with_times(engine.layers(), engine.time_layers({"image": x}, runs=10))
     print(f"{device.name}, TensorRT {library.version}: float16 {medians[False]:.1f} us, int8 {medians[True]:.1f} us")
     if medians[True] > medians[False]:
-        print("reformats in the int8 engine:", [layer.name for layer in layers if layer.reformat])
+        wanted = [f"conv{index}" for index in range(6)]
+        print("\n".join(compare(layers[True], layers[False], wanted=wanted).lines()))
     assert min(medians.values()) > 0
 
 
-def test_gpu_time_is_reported_as_trtexec_takes_it(engines: Engines, device: Device) -> None:
+def test_gpu_time_is_reported_as_trtexec_takes_it(engines: Engines, device: Device, effort: Effort) -> None:
     with opened(engines()) as engine:
-        taken = time_on_gpu(engine, {"image": images(1)}, least_ns=1_000_000_000)
+        taken = time_on_gpu(engine, {"image": images(1)}, least_ns=effort.gpu_ns // 3)
     found = taken.to_json()
     print(f"{device.name}: GPU time {found['compute_percentiles_ns']} ns, {taken.warnings()}")
     assert min(taken.compute_ns) > 0
-
-
-def _resident_bytes() -> int:
-    pages = int(Path("/proc/self/statm").read_text().split()[1])
-    return pages * os.sysconf("SC_PAGE_SIZE")

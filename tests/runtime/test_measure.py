@@ -147,6 +147,9 @@ def test_the_caches_are_evicted_before_each_timed_inference_and_no_other(
         def run(self, inputs: object) -> None:
             done.append("run")
 
+        def gpu_bytes(self) -> int:
+            return 0
+
     monkeypatch.setattr(worker, "backend", lambda name: Engine())
     monkeypatch.setattr(Evictor, "evict", lambda self: done.append("evict"))
     (tmp_path / "engine").write_bytes(b"")
@@ -160,6 +163,35 @@ def test_the_caches_are_evicted_before_each_timed_inference_and_no_other(
     for request in requests:
         asked.answer(JsonField(request, "request", MeasurementError))
     assert done == order
+
+
+def test_what_other_engines_of_a_session_take_of_the_gpu_later_is_not_counted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Engine:
+        """By the driver's count: what it takes when it opens, in its first inference, and what others take then."""
+
+        taken = 300
+
+        def open(self, engine: bytes, settings: object) -> Engine:
+            return self
+
+        def run(self, inputs: object) -> None:
+            self.taken = 350
+
+        def gpu_bytes(self) -> int:
+            return self.taken
+
+    engine = Engine()
+    monkeypatch.setattr(worker, "backend", lambda name: engine)
+    (tmp_path / "engine").write_bytes(b"")
+    (tmp_path / "inputs.npz").write_bytes(write_npz(INPUTS))
+    paths = {"engine": str(tmp_path / "engine"), "inputs": str(tmp_path / "inputs.npz"), "sha256": sha256_hex(b"")}
+    asked = worker.Worker(0)
+    request = {"do": "open", **paths, "backend": "any", "settings": {}, "evicted_bytes": 0}
+    asked.answer(JsonField(request, "request", MeasurementError))
+    engine.taken = 900
+    assert asked.answer(JsonField({"do": "report"}, "request", MeasurementError))["gpu_bytes"] == 350
 
 
 def test_with_evicted_caches_every_sample_is_kept_and_none_dropped(evicted: Measurement) -> None:

@@ -5,10 +5,13 @@ with it.
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 
 from enginewright.errors import StepFailed
 from enginewright.running import Outcome, RunningStep
-from enginewright_runtime.backends import backend
+from enginewright_runtime.backends import Backend, backend
+from enginewright_runtime.backends.tensorrt import TensorRT
+from enginewright_runtime.canonical import Json
 
 __all__ = ["run"]
 
@@ -22,9 +25,22 @@ def run(step: RunningStep) -> Outcome:
             f"this host makes engines that need {requires}, and the plan wants one that needs {step.parameters['requires']}",
             hint="compile on the kind of computer that the build was planned on",
         )
-    engine = chosen.compile(step.inputs["network"].read_bytes(), settings)
+    engine = _compiled(step, chosen, settings)
     step.output("engine").write_bytes(engine)
     fingerprint = chosen.fingerprint(requires)
     entry = {"fingerprint": fingerprint, "backend": name, "settings": settings, "requires": requires}
     step.output("entry").write_text(json.dumps(entry))
     return Outcome({"engine": fingerprint, "bytes": len(engine)})
+
+
+def _compiled(step: RunningStep, chosen: Backend, settings: Mapping[str, Json]) -> bytes:
+    """The engine; how far TensorRT is, and what it warns of, is told."""
+    network = step.inputs["network"].read_bytes()
+    if not isinstance(chosen, TensorRT):
+        return chosen.compile(network, settings)
+    built = chosen.build(network, settings, on_phase=lambda name, done, total: step.progress(done, max(total, 1), name))
+    for name in built.on_gpu:
+        step.warn(f"not on the DLA, on the GPU: {name}")
+    for warning in built.warnings:
+        step.warn(warning)
+    return built.engine

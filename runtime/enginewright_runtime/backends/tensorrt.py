@@ -11,6 +11,7 @@ from enginewright_runtime.errors import EngineError
 from enginewright_runtime.host import machine
 from enginewright_runtime.tensorrt.build import Built, OnPhase, build
 from enginewright_runtime.tensorrt.device import Device, NoDevice, probe
+from enginewright_runtime.tensorrt.driver import refuse_old_driver
 from enginewright_runtime.tensorrt.header import read_header
 from enginewright_runtime.tensorrt.identity import why_other_sms
 from enginewright_runtime.tensorrt.library import KINDS, installed_version, load
@@ -48,7 +49,7 @@ class TensorRT:
         wanted = Settings.parse(settings or {}).compute_capability
         if self.ahead_of_time and wanted is not None:
             return {self.name: version, "machine": machine(), "compute_capability": wanted}
-        found = probe()
+        found = self._device()
         needs = {self.name: version, "machine": machine(), "compute_capability": found.compute_capability}
         return needs if self.ahead_of_time else {**needs, "device": found.name, "sm_count": str(found.sm_count)}
 
@@ -72,7 +73,7 @@ class TensorRT:
             return f"it was made for {requires['machine']}, and this machine is {machine()}"
         wanted = requires.get("compute_capability")
         try:
-            found = probe()
+            found = self._device()
         except NoDevice as error:
             return f"it needs an NVIDIA GPU of compute capability {wanted}, and {error.message}"
         if wanted != found.compute_capability:
@@ -108,7 +109,10 @@ class TensorRT:
         fingerprint = self.fingerprint(self.requires(settings))
         # Without the device nothing is timed, and there is nothing to keep.
         timings = None if self.ahead_of_time else cache_path(fingerprint)
-        return build(library, model, parsed, timings=timings, calibration=calibration, on_phase=on_phase)
+        cuda = "" if self.ahead_of_time else self._device().driver_cuda
+        return build(
+            library, model, parsed, timings=timings, calibration=calibration, on_phase=on_phase, driver_cuda=cuda
+        )
 
     def open(self, engine: bytes, settings: Mapping[str, Json]) -> TensorRTEngine:
         """Load an engine that was verified; see Backend. Whatever does not fit is refused before it is deserialized."""
@@ -124,10 +128,16 @@ class TensorRT:
                 f"the engine was built by {kind.title} {made}, and {library.version} is installed here",
                 hint="enginewright-runtime compile BUNDLE builds it again from the bundle",
             )
-        device: Device = probe()
+        device = self._device()
         from enginewright_runtime.tensorrt.engine import open_engine
 
         return open_engine(library, engine, parsed, device)
+
+    def _device(self) -> Device:
+        """The GPU here. Raises NoDevice where there is none, or its driver is older than the library wants."""
+        found = probe()
+        refuse_old_driver(self.name, found)
+        return found
 
 
 BACKEND = TensorRT("tensorrt", "tensorrt")

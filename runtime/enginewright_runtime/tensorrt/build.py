@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -10,9 +11,10 @@ from typing import Any
 
 from enginewright_runtime.backends.onnx_model import declaration, node_names
 from enginewright_runtime.errors import EngineError
+from enginewright_runtime.interruptible import in_a_thread, killed_by_signals
 from enginewright_runtime.tensorrt.calibrator import calibrator
 from enginewright_runtime.tensorrt.library import Library
-from enginewright_runtime.tensorrt.log import failure, new_log
+from enginewright_runtime.tensorrt.log import Known, failure, new_log
 from enginewright_runtime.tensorrt.network import parse_network, profile_of
 from enginewright_runtime.tensorrt.settings import Settings
 from enginewright_runtime.tensorrt.timing_cache import attach, keep
@@ -22,6 +24,7 @@ __all__ = ["Built", "OnPhase", "build"]
 OnPhase = Callable[[str, int, int], None]  # the phase's name, its steps that are done, and all of them
 
 _MIB, _KIB = 1 << 20, 1 << 10
+_UNFIT_TIMINGS = re.compile(r"timing cache|tag does not match|header", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
@@ -46,15 +49,18 @@ def build(
     timings: Path | None = None,
     calibration: bytes | None = None,
     on_phase: OnPhase | None = None,
+    driver_cuda: str = "",
 ) -> Built:
     """Build an engine. Raises EngineError with TensorRT's own words.
 
     `timings`: the file that keeps how fast kernels were. `calibration`: a calibration cache with the scales of a network
     without Q/DQ pairs. `on_phase` is called from several threads, where the version tells its progress; what it raises
-    ends the build, and is raised again.
+    ends the build, and is raised again. `driver_cuda`: the newest CUDA that the driver knows, for the words of an error.
+
+    Ctrl-C ends the build at TensorRT's next step, where the version has a monitor; where it has none, the process.
     """
     declaration(model)  # refuses what would make the parser read other files
-    log = new_log(library)
+    log = new_log(library, Known(settings.workspace_mib, driver_cuda))
     builder = _builder(library, log)
     network = parse_network(library, builder, log, model, for_dla=settings.dla_core is not None)
     config = builder.create_builder_config()
@@ -69,9 +75,9 @@ def build(
         config.add_optimization_profile(profile)
         if scales is not None:
             config.set_calibration_profile(profile)
-    unkept = "" if timings is None else _attached(config, timings)
+    unkept = "" if timings is None else _attached(config, timings, log)
     monitor = _monitor(library, config, on_phase)
-    engine = builder.build_serialized_network(network, config)
+    engine = _engine(builder, network, config, monitor, log)
     if monitor is not None and monitor.raised is not None:
         raise monitor.raised
     if engine is None:
@@ -86,19 +92,49 @@ def build(
     return Built(bytes(engine), on_gpu, tuple(dict.fromkeys(warnings)), tuple(log.lines))
 
 
-def _attached(config: Any, timings: Path) -> str:
+def _engine(builder: Any, network: Any, config: Any, monitor: Any | None, log: Any) -> Any | None:
+    """The serialized engine; None where there is none, and then the log has the reason.
+
+    TensorRT calls our log and our monitor while it builds, and an exception that goes from there into C++ aborts the
+    process. Ctrl-C raises one, in the main thread and nowhere else. So the build has a thread of its own, and Ctrl-C
+    asks the monitor to end it. Without a monitor nothing ends it but the end of the process, which has nothing to clear
+    away at this point.
+    """
+
+    def work() -> Any | None:
+        try:
+            return builder.build_serialized_network(network, config)
+        except (MemoryError, RuntimeError) as error:  # what the bindings make of an exception inside TensorRT
+            log.faults.append(("ERROR", str(error) or type(error).__name__))
+            return None
+
+    if monitor is None:
+        with killed_by_signals():
+            return work()
+    return in_a_thread(work, cancel=monitor.cancel)
+
+
+def _attached(config: Any, timings: Path, log: Any) -> str:
     """Give the configuration the timings that are kept; says why it has none of them, where there are some."""
+    lines, faults = list(log.lines), list(log.faults)
     try:
         fits = attach(config, timings)
     except OSError as error:
         return f"the timings in {timings} cannot be read: {error.strerror}"
-    return "" if fits else f"the timings in {timings} are another device's or version's: they were measured anew"
+    # 8.6 takes a cache that it cannot read and goes without; and none of it is a reason for what may fail later.
+    said = [message for _, message in log.faults[len(faults) :]]
+    log.lines.clear()
+    log.lines.extend(lines)
+    log.faults[:] = faults
+    if fits and not any(_UNFIT_TIMINGS.search(message) for message in said):
+        return ""
+    return f"the timings in {timings} are another device's or version's: they were measured anew"
 
 
 def _builder(library: Library, log: Any) -> Any:
     try:
         builder = library.trt.Builder(log)
-    except (TypeError, RuntimeError):  # what the bindings make of a builder that TensorRT could not create
+    except (TypeError, RuntimeError, MemoryError):  # what the bindings make of a builder that TensorRT could not create
         builder = None
     if builder is None:
         raise failure(library, log, "could not create its builder")
@@ -182,6 +218,11 @@ def _monitor(library: Library, config: Any, on_phase: OnPhase | None) -> Any | N
         def step_complete(self, phase_name: str, step: int) -> bool:
             self._tell(phase_name, step + 1)
             return self.raised is None  # false ends the build
+
+        def cancel(self) -> None:
+            """End the build at the next step."""
+            self.raised = KeyboardInterrupt()
+            self._tell("interrupted: the build ends with its present step", 0)
 
         def _tell(self, phase_name: str, done: int) -> None:
             try:

@@ -17,6 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from enginewright_runtime.errors import BackendMissing, EngineError
+from enginewright_runtime.tensorrt.cuda_codes import NO_DEVICE, OUT_OF_MEMORY, cuda_hint
 
 __all__ = ["Bindings", "Cuda", "HostBuffer", "PyCuda", "open_cuda"]
 
@@ -87,8 +88,8 @@ def open_cuda() -> Cuda:
     for module, adapter in (("pycuda.driver", PyCuda), ("cuda.bindings.driver", Bindings), ("cuda.cuda", Bindings)):
         try:
             driver = import_module(module)
-        except (ImportError, OSError) as error:
-            reasons.append(f"{module}: {error}")
+        except Exception as error:  # an extension for another numpy or CUDA raises whatever it likes: it is told below
+            reasons.append(f"{module}: {' '.join(str(error).split()) or type(error).__name__}")
         else:
             return adapter(driver)
     raise BackendMissing(
@@ -282,8 +283,8 @@ class PyCuda:
         try:
             return call(*arguments, **named)
         except self._driver.Error as error:
-            hint = _MEMORY_HINT if "out of memory" in str(error) else ""
-            raise EngineError(f"CUDA: {name} failed: {error}", hint=hint) from error
+            code = next((code for words, code in _CODES.items() if words in str(error)), 0)
+            raise EngineError(f"CUDA: {name} failed: {error}", hint=cuda_hint(code)) from error
 
     def _drive(self, name: str, *arguments: Any) -> None:
         if self._library is None:
@@ -292,10 +293,9 @@ class PyCuda:
             raise _failed(name, code, "")
 
 
-_OUT_OF_MEMORY = 2
-_MEMORY_HINT = "close other sessions, or lower the largest batch that the engine is built for"
+# pycuda's errors carry CUDA's words in place of its codes.
+_CODES = {"out of memory": OUT_OF_MEMORY, "no CUDA-capable device": NO_DEVICE, "busy or unavailable": 46}
 
 
 def _failed(name: str, code: int, word: str) -> EngineError:
-    hint = _MEMORY_HINT if code == _OUT_OF_MEMORY else ""
-    return EngineError(f"CUDA: {name} gives {code}{f' ({word})' if word else ''}", hint=hint)
+    return EngineError(f"CUDA: {name} gives {code}{f' ({word})' if word else ''}", hint=cuda_hint(code))

@@ -15,6 +15,7 @@ from typing import Any
 
 from enginewright_runtime.errors import EngineError
 from enginewright_runtime.json_field import JsonField
+from enginewright_runtime.tensorrt.cuda_codes import NO_DEVICE, cuda_hint
 
 __all__ = ["Device", "NoDevice", "examine_driver", "probe"]
 
@@ -66,12 +67,19 @@ def probe() -> Device:
 def read_answer(code: int, out: str, err: str) -> Device:
     """What the child process said. Raises NoDevice."""
     if code < 0:
-        name = signal.Signals(-code).name
-        raise NoDevice(f"the NVIDIA driver crashed the process that asked it ({name})", hint="mend the driver")
+        known = {number.value: number.name for number in signal.Signals}
+        name = known.get(-code, f"signal {-code}")
+        raise NoDevice(
+            f"the NVIDIA driver crashed the process that asked it ({name})",
+            hint="install the driver anew, or update it",
+        )
     lines = [line[len(_ANSWER) :] for line in out.splitlines() if line.startswith(_ANSWER)]
     if not lines:
         said = err.strip().splitlines()
-        raise NoDevice(f"the NVIDIA driver could not be asked: {said[-1] if said else 'no answer'}")
+        raise NoDevice(
+            f"the NVIDIA driver could not be asked: {said[-1] if said else 'no answer'}",
+            hint="run nvidia-smi for the cause",
+        )
     document = JsonField(json.loads(lines[-1]), "the answer of the device probe", NoDevice)
     fields = document.fields()
     if "reason" in fields:
@@ -97,11 +105,13 @@ def examine_driver() -> None:
         _answer(reason="there is no NVIDIA driver here", hint="install the driver, or go where the GPU is")
         return
     if (code := driver.cuInit(0)) != 0:
-        _answer(reason=f"the NVIDIA driver finds no GPU (cuInit gives {code})", hint="run nvidia-smi for the cause")
+        failed = "finds no GPU" if code == NO_DEVICE else "does not start"
+        hint = cuda_hint(code) or "run nvidia-smi for the cause"
+        _answer(reason=f"the NVIDIA driver {failed} (cuInit gives {code})", hint=hint)
         return
     count, handle = ctypes.c_int(), ctypes.c_int()
     if driver.cuDeviceGetCount(ctypes.byref(count)) or not count.value or driver.cuDeviceGet(ctypes.byref(handle), 0):
-        _answer(reason="the NVIDIA driver finds no GPU", hint="see CUDA_VISIBLE_DEVICES, and nvidia-smi")
+        _answer(reason="the NVIDIA driver finds no GPU", hint=cuda_hint(NO_DEVICE))
         return
     _answer(**_described(driver, handle))
 

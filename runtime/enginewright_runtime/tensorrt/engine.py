@@ -26,7 +26,7 @@ from enginewright_runtime.tensorrt.cuda import Cuda, HostBuffer, open_cuda
 from enginewright_runtime.tensorrt.device import Device
 from enginewright_runtime.tensorrt.engine_layers import EngineLayer, layers_from_inspector
 from enginewright_runtime.tensorrt.library import Library
-from enginewright_runtime.tensorrt.log import failure, new_log
+from enginewright_runtime.tensorrt.log import Known, failure, new_log
 from enginewright_runtime.tensorrt.settings import Settings
 
 __all__ = ["TensorRTEngine", "open_engine"]
@@ -78,9 +78,22 @@ class _Memory:
 def open_engine(library: Library, engine: bytes, settings: Settings, device: Device) -> TensorRTEngine:
     """Deserialize an engine that was verified. Raises EngineError with TensorRT's own words."""
     cuda = open_cuda()
-    before = _Memory.now(cuda)
-    log = new_log(library)
-    runtime = library.trt.Runtime(log)
+    try:
+        before = _Memory.now(cuda)
+        parts = _deserialized(library, engine, settings, device)
+        return TensorRTEngine(library, cuda, parts, settings, before, in_place=device.integrated)
+    except BaseException:
+        cuda.free()  # a process that goes on has its memory back
+        raise
+
+
+def _deserialized(library: Library, engine: bytes, settings: Settings, device: Device) -> tuple[Any, Any, Any, Any]:
+    """The log, the runtime, the engine and its execution context."""
+    log = new_log(library, Known(driver_cuda=device.driver_cuda))
+    try:
+        runtime = library.trt.Runtime(log)
+    except (TypeError, RuntimeError):  # what the bindings make of a runtime that TensorRT could not create
+        runtime = None
     if runtime is None:
         raise failure(library, log, "could not create its runtime")
     if settings.dla_core is not None:
@@ -91,7 +104,14 @@ def open_engine(library: Library, engine: bytes, settings: Settings, device: Dev
     context = loaded.create_execution_context()
     if context is None:
         raise failure(library, log, "could not create an execution context")
-    return TensorRTEngine(library, cuda, (log, runtime, loaded, context), settings, before, in_place=device.integrated)
+    return log, runtime, loaded, context
+
+
+def _fitting(shape: Shape, tensor: _Tensor) -> str:
+    """What to do with an input whose shape the engine does not take."""
+    if shape[1:] == tensor.most[1:] and shape[0] > tensor.most[0]:
+        return f"split the samples: {tensor.most[0]} at a time (enginewright-runtime run --batch {tensor.most[0]})"
+    return "give it inputs of these sizes, or build it for others: the recipe's model.inputs has them"
 
 
 class TensorRTEngine:
@@ -289,7 +309,7 @@ class TensorRTEngine:
                 raise EngineError(
                     f"the input {tensor.spec.name!r} has the shape {list(shape)}, and the engine was built for "
                     f"{list(tensor.least)} to {list(tensor.most)}",
-                    hint="build it for larger sizes, or split the batch",
+                    hint=_fitting(shape, tensor),
                 )
         self._set_shapes({tensor.spec.name: tuple(inputs[tensor.spec.name].shape) for tensor in self._inputs})
 

@@ -4,40 +4,55 @@ from __future__ import annotations
 
 import re
 from collections import deque
+from dataclasses import dataclass
 from typing import Any
 
 from enginewright_runtime.errors import EngineError
 from enginewright_runtime.tensorrt.library import Library
 
-__all__ = ["failure", "new_log"]
+__all__ = ["Known", "failure", "hint_for", "new_log"]
 
 _MOST_LINES = 2_000  # of a verbose log that may have hundreds of thousands
 _SHOWN = 8
 
-# What TensorRT says, and what a user can do about it.
-_HINTS = (
-    (r"[Oo]ut ?[Oo]f ?[Mm]emory|cuda(?:Error)?MemoryAlloc|insufficient memory", "lower workspace_mib of the target"),
-    (
-        r"no implementation|[Cc]ould not find any implementation|has no runners",
-        "raise workspace_mib, or keep that layer in float",
-    ),
-    (
-        r"error: 35\b|driver version is insufficient|[Ii]nsufficient driver",
-        "the driver is older than this TensorRT wants: update it",
-    ),
-    (r"CUDA initialization failure|no CUDA-capable device", "run nvidia-smi: TensorRT finds no GPU that it can use"),
-    (r"Version tag does not match|[Vv]ersion mismatch|different version", "build the engine again with this TensorRT"),
-    (r"different.{0,40}(?:device|compute capability)|[Uu]nsupported SM", "build the engine again on this GPU"),
+
+@dataclass(frozen=True)
+class Known:
+    """What a fix is told with: the limit that is set, and the newest CUDA that the driver knows; "" is unknown."""
+
+    workspace_mib: int | None = None
+    driver_cuda: str = ""
+
+
+# The wordings are those of TensorRT 8.4 to 10.12, as its users quote them in public issues.
+_MEMORY = re.compile(
+    r"out ?of ?memory|cudaErrorMemoryAllocation|insuff?icient memory|memory is insufficient|"
+    r"allocator error allocating|GPU memory \(\d+ bytes\) could not be allocated|cannot allocate memory|bad_alloc",
+    re.IGNORECASE,
 )
+_NO_KERNEL = re.compile(r"no implementation|could not find any implementation|has no runners", re.IGNORECASE)
+_OLD_DRIVER = re.compile(r"failure with error:? 35\b|driver version is insufficient|insufficient driver", re.IGNORECASE)
+_NO_GPU = re.compile(r"CUDA initialization failure|no CUDA-capable device", re.IGNORECASE)
+_BUSY = re.compile(r"busy or unavailable|devicesUnavailable|DEVICE_UNAVAILABLE", re.IGNORECASE)
+_OTHER_VERSION = re.compile(
+    r"(?:version|magic) tag does not match|version mismatch|different version|not compatible with this version",
+    re.IGNORECASE,
+)
+_OTHER_GPU = re.compile(
+    r"incompatible device|different.{0,40}(?:device|compute capability)|unsupported SM|target GPU SM \d+ is not supported",
+    re.IGNORECASE,
+)
+_NO_OPERATOR = re.compile(r"no importer|plugin not found|could not find plugin|UNSUPPORTED_NODE", re.IGNORECASE)
 
 
-def new_log(library: Library) -> Any:
+def new_log(library: Library, known: Known | None = None) -> Any:
     """A logger of the library's own class that keeps `lines`, pairs of severity's name and message."""
     trt = library.trt
 
     class Log(trt.ILogger):  # type: ignore[misc, name-defined]  # the bindings carry no types
         def __init__(self) -> None:
             super().__init__()
+            self.known = known or Known()
             self.lines: deque[tuple[str, str]] = deque(maxlen=_MOST_LINES)
             self.faults: list[tuple[str, str]] = []
 
@@ -56,12 +71,50 @@ def new_log(library: Library) -> Any:
 def failure(library: Library, log: Any, what: str) -> EngineError:
     """The error for a call that gave None: its message keeps TensorRT's own last words."""
     errors = [message for name, message in log.faults if name != "WARNING"]
+    warnings = [message for name, message in log.faults if name == "WARNING"]
     said = errors or [message for _, message in list(log.lines)[-_SHOWN:]]
     lines = "\n".join(f"  {line}" for line in dict.fromkeys(_one_line(message) for message in said[-_SHOWN:]))
-    everything = "\n".join(said)
-    hint = next((hint for pattern, hint in _HINTS if re.search(pattern, everything)), "")
     message = f"{library.kind.title} {library.version} {what}"
+    hint = hint_for("\n".join(said), "\n".join(warnings), log.known)
     return EngineError(f"{message}; it says:\n{lines}" if lines else f"{message}, and says nothing", hint=hint)
+
+
+def hint_for(said: str, warned: str, known: Known) -> str:
+    """What a user can do about what TensorRT says; "" where we know nothing.
+
+    It may tell the cause in a warning and the consequence in an error: memory that was too small for each kernel in
+    turn, and then that there is none for the node; or CUDA's error code, and then that there is no builder.
+    """
+    if _NO_KERNEL.search(said) and _MEMORY.search(warned):
+        said = f"{said}\n{warned}"
+    return _hint(said, known) or _hint(warned, known)
+
+
+def _hint(text: str, known: Known) -> str:
+    limit = known.workspace_mib
+    if _MEMORY.search(text):
+        now = f"now {limit}" if limit else "not set now, so the builder may take the GPU's whole memory"
+        return f"lower workspace_mib of the target ({now}) and build the bundle again, or end what else uses the GPU's memory"
+    if _NO_KERNEL.search(text):
+        raised = f"raise workspace_mib of the target (now {limit}), or " if limit else ""
+        return f"{raised}keep that layer in float (keep_float in the recipe), and build the bundle again"
+    if _OLD_DRIVER.search(text):
+        knows = f" (it knows CUDA {known.driver_cuda} at the most)" if known.driver_cuda else ""
+        return f"the driver is older than this TensorRT wants{knows}: update it, or install a TensorRT for its CUDA"
+    if _NO_GPU.search(text):
+        return "run nvidia-smi: TensorRT finds no GPU that it can use"
+    if _BUSY.search(text):
+        return (
+            "another process has the GPU to itself, or may have it: see nvidia-smi; its compute mode must be Default "
+            "(sudo nvidia-smi -c 0), since measuring takes processes of its own"
+        )
+    if _OTHER_VERSION.search(text):
+        return "it was built by another version: enginewright-runtime compile BUNDLE builds it again"
+    if _OTHER_GPU.search(text):
+        return "it was built for another GPU: enginewright-runtime compile BUNDLE builds it again"
+    if _NO_OPERATOR.search(text):
+        return "this version lacks that operator, and plugins are not loaded: write the network with other operators"
+    return ""
 
 
 def _one_line(message: str) -> str:

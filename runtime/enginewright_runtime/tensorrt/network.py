@@ -9,7 +9,7 @@ from enginewright_runtime.backends.onnx_model import declaration, node_names
 from enginewright_runtime.errors import EngineError
 from enginewright_runtime.manifest import TensorSpec
 from enginewright_runtime.tensorrt.library import Library
-from enginewright_runtime.tensorrt.log import failure
+from enginewright_runtime.tensorrt.log import failure, hint_for
 from enginewright_runtime.tensorrt.settings import Sizes
 
 __all__ = ["parse_network", "profile_of", "ranges"]
@@ -42,7 +42,10 @@ def parse_network(library: Library, builder: Any, log: Any, model: bytes, *, for
         if not faults:
             raise failure(library, log, "could not parse the model")
         listed = "\n".join(f"  {fault}" for fault in dict.fromkeys(faults))
-        raise EngineError(f"{library.kind.title} {library.version} could not parse the model:\n{listed}")
+        raise EngineError(
+            f"{library.kind.title} {library.version} could not parse the model:\n{listed}",
+            hint=hint_for(listed, "", log.known) or "write these nodes with other operators",
+        )
     return network
 
 

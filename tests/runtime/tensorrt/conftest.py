@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from importlib import metadata
 from types import ModuleType
 from typing import Any
 
@@ -31,7 +32,8 @@ def install(monkeypatch: pytest.MonkeyPatch, tmp_path: Any) -> Callable[..., Any
         bindings = FakeBindings(**({"limit_bytes": behaviour.pop("limit_bytes")} if "limit_bytes" in behaviour else {}))
         module = fake_tensorrt(version, cuda=bindings, **behaviour)
         monkeypatch.setitem(sys.modules, "tensorrt", module)
-        monkeypatch.setattr("enginewright_runtime.tensorrt.library.metadata.version", lambda name: version)
+        installed = {"tensorrt": version, **behaviour.pop("distributions", {})}
+        monkeypatch.setattr(metadata, "version", lambda name: _installed(name, installed))
         monkeypatch.setattr("enginewright_runtime.backends.tensorrt.probe", lambda: on)
         for name in ("pycuda", "pycuda.driver", "cuda", "cuda.bindings", "cuda.bindings.driver", "cuda.cuda"):
             monkeypatch.setitem(sys.modules, name, None)
@@ -43,6 +45,12 @@ def install(monkeypatch: pytest.MonkeyPatch, tmp_path: Any) -> Callable[..., Any
         return module
 
     return put
+
+
+def _installed(name: str, versions: Mapping[str, str]) -> str:
+    if name not in versions:
+        raise metadata.PackageNotFoundError(name)
+    return versions[name]
 
 
 def _place(monkeypatch: pytest.MonkeyPatch, name: str, module: Any) -> None:

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from enginewright_runtime.tensorrt.cuda_codes import cuda_hint
 from enginewright_runtime.tensorrt.device import Device, NoDevice, read_answer
 
 REPOSITORY = Path(__file__).parents[3]
@@ -48,9 +49,28 @@ def test_a_child_that_ends_badly_is_told_with_its_last_line() -> None:
         read_answer(1, "", "Traceback (most recent call last):\nMemoryError\n")
 
 
-@pytest.mark.parametrize("code", [100, 35])
-def test_the_child_asks_the_driver_itself(code: int, tmp_path: Path) -> None:
-    """A stand-in for the driver whose cuInit fails, as without a GPU, or with a driver that is too old."""
+def test_a_child_that_ends_by_a_signal_without_a_name_is_told_too() -> None:
+    with pytest.raises(NoDevice, match=r"crashed the process that asked it \(signal 40\)") as caught:
+        read_answer(-40, "", "")
+    assert caught.value.hint == "install the driver anew, or update it"
+
+
+HIDDEN = "CUDA_VISIBLE_DEVICES is '', which hides GPUs: unset it, or name one that is there"
+
+
+@pytest.mark.parametrize(
+    ("code", "more", "message", "hint"),
+    [
+        (100, {}, "finds no GPU (cuInit gives 100)", cuda_hint(100, environment={})),
+        (100, {"CUDA_VISIBLE_DEVICES": ""}, "finds no GPU (cuInit gives 100)", HIDDEN),
+        (803, {}, "does not start (cuInit gives 803)", cuda_hint(803)),
+        (35, {}, "does not start (cuInit gives 35)", "run nvidia-smi for the cause"),
+    ],
+)
+def test_the_child_asks_the_driver_itself(
+    code: int, more: dict[str, str], message: str, hint: str, tmp_path: Path
+) -> None:
+    """A stand-in for the driver whose cuInit fails: without a GPU, with one that is hidden, with a driver that is broken."""
     source = tmp_path / "driver.s"
     source.write_text(f".text\n.globl cuInit\ncuInit:\nmov ${code}, %eax\nret\n")
     library = tmp_path / "libcuda.so.1"
@@ -59,8 +79,9 @@ def test_the_child_asks_the_driver_itself(code: int, tmp_path: Path) -> None:
         pytest.skip("needs gcc for x86-64")
     program = (
         "from enginewright_runtime.tensorrt.device import probe\n"
-        "try:\n    probe()\nexcept Exception as error:\n    print(type(error).__name__, error.message)"
+        "try:\n    probe()\nexcept Exception as error:\n    print(type(error).__name__, error)"
     )
-    environment = {**os.environ, "LD_LIBRARY_PATH": str(tmp_path), "PYTHONPATH": str(REPOSITORY / "runtime")}
+    environment = {name: value for name, value in os.environ.items() if name != "CUDA_VISIBLE_DEVICES"}
+    environment |= {"LD_LIBRARY_PATH": str(tmp_path), "PYTHONPATH": str(REPOSITORY / "runtime"), **more}
     out = subprocess.run([sys.executable, "-c", program], env=environment, capture_output=True, text=True, check=True)
-    assert out.stdout == f"NoDevice the NVIDIA driver finds no GPU (cuInit gives {code})\n"
+    assert out.stdout == f"NoDevice the NVIDIA driver {message}\n  fix: {hint}\n"

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import sys
 import threading
 from dataclasses import replace
+from importlib import import_module
 from typing import Any
 
 import numpy as np
 import pytest
-from tests.fake_cuda import FakeBindings
+from tests.fake_cuda import Code, FakeBindings
 from tests.runtime.tensorrt.conftest import H200, ORIN
 from tests.runtime.tiny_bundle import WEIGHTS, tiny_model
 
 from enginewright_runtime.backends import backend
 from enginewright_runtime.errors import BackendMissing, EngineError
+from enginewright_runtime.tensorrt import cuda
 from enginewright_runtime.tensorrt.cuda import open_cuda
 
 SETTINGS: dict[str, Any] = {"sizes": {"batch": [1, 1, 8]}}
@@ -136,8 +139,17 @@ def test_several_threads_may_use_one_engine(install: Any) -> None:
 def test_a_shape_outside_the_profile_is_refused_and_the_engine_goes_on(install: Any) -> None:
     install("10.3.0")
     engine = opened()
-    with pytest.raises(EngineError, match=r"shape \[9, 4\], and the engine was built for \[1, 4\] to \[8, 4\]"):
+    with pytest.raises(EngineError) as caught:
         engine.run({"x": sample(9)})
+    assert str(caught.value) == (
+        "the input 'x' has the shape [9, 4], and the engine was built for [1, 4] to [8, 4]\n"
+        "  fix: split the samples: 8 at a time (enginewright-runtime run --batch 8)"
+    )
+    with pytest.raises(EngineError) as caught:
+        engine.run({"x": np.zeros((2, 5), np.float32)})
+    assert (
+        caught.value.hint == "give it inputs of these sizes, or build it for others: the recipe's model.inputs has them"
+    )
     x = sample(8)
     np.testing.assert_allclose(engine.run({"x": x})["y"], expected(x), rtol=1e-6)
 
@@ -183,12 +195,43 @@ def test_an_engine_that_cannot_be_opened_says_what_tensorrt_said(install: Any) -
         backend("tensorrt").open(engine, SETTINGS)
 
 
-def test_a_gpu_without_memory_is_told_with_what_to_do(install: Any) -> None:
-    install("10.3.0", limit_bytes=16)
+@pytest.mark.parametrize("through", ["cuda.bindings", "pycuda"])
+def test_a_gpu_without_memory_is_told_with_what_to_do_and_keeps_nothing(install: Any, through: str) -> None:
+    world = install("10.3.0", limit_bytes=100, through=through).world  # the input's 128 bytes do not fit
     with pytest.raises(EngineError) as caught:
         opened()
-    assert "CUDA_ERROR_OUT_OF_MEMORY" in caught.value.message
-    assert "lower the largest batch" in caught.value.hint
+    told = {
+        "cuda.bindings": "cuMemHostAlloc gives 2 (CUDA_ERROR_OUT_OF_MEMORY)",
+        "pycuda": "mem_alloc failed: cuMemAlloc failed: out of memory",
+    }
+    assert str(caught.value) == (
+        f"CUDA: {told[through]}\n  fix: close other sessions, or lower the largest batch that the engine is built for"
+    )
+    assert world.cuda.live == {}
+    assert through == "cuda.bindings" or world.pycuda.depth == 0
+
+
+@pytest.mark.parametrize("fails", ["runtime", "deserialize", "context"])
+def test_an_engine_that_does_not_open_leaves_nothing_on_the_gpu(install: Any, fails: str) -> None:
+    install("10.3.0")
+    engine = backend("tensorrt").compile(tiny_model(), SETTINGS)
+    world = install("10.3.0", fails=(fails,), says=("Cuda Runtime (out of memory)",)).world
+    with pytest.raises(EngineError, match=r"TensorRT 10\.3\.0 could not"):
+        backend("tensorrt").open(engine, SETTINGS)
+    assert world.cuda.live == {}
+
+
+def test_a_gpu_that_another_process_has_to_itself_is_told(install: Any) -> None:
+    world = install("10.3.0").world
+    engine = backend("tensorrt").compile(tiny_model(), SETTINGS)
+    world.cuda.refuses = {"cuDevicePrimaryCtxRetain": Code.CUDA_ERROR_DEVICE_UNAVAILABLE}
+    with pytest.raises(EngineError) as caught:
+        backend("tensorrt").open(engine, SETTINGS)
+    assert str(caught.value) == (
+        "CUDA: cuDevicePrimaryCtxRetain gives 46 (CUDA_ERROR_DEVICE_UNAVAILABLE)\n"
+        "  fix: another process has the GPU to itself: see nvidia-smi; measuring takes processes of its own, so its compute "
+        "mode must be Default (sudo nvidia-smi -c 0)"
+    )
 
 
 def test_what_fails_in_pycuda_is_an_error_of_ours(install: Any) -> None:
@@ -207,13 +250,32 @@ def test_what_fails_in_pycuda_is_an_error_of_ours(install: Any) -> None:
 
 
 def test_without_a_cuda_library_the_extra_is_named(install: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    import sys
-
     install("10.3.0")
     monkeypatch.setitem(sys.modules, "cuda.bindings.driver", None)
     with pytest.raises(BackendMissing) as caught:
         opened()
     assert caught.value.hint == "pip install 'enginewright-runtime[cuda]'"
+    assert caught.value.message.startswith("neither pycuda nor cuda.bindings can be imported: pycuda.driver: import of")
+
+
+def test_a_pycuda_that_breaks_on_import_is_passed_over_and_named_where_nothing_else_is_there(
+    install: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One built for another numpy, say, which raises neither ImportError nor OSError."""
+    install("10.3.0")
+    monkeypatch.setattr(cuda, "import_module", _broken_pycuda)
+    engine = opened()
+    np.testing.assert_allclose(engine.run({"x": sample(1)})["y"], expected(sample(1)), rtol=1e-6)
+    monkeypatch.setitem(sys.modules, "cuda.bindings.driver", None)
+    with pytest.raises(BackendMissing) as caught:
+        opened()
+    assert "pycuda.driver: module compiled against API version 0x10" in caught.value.message
+
+
+def _broken_pycuda(name: str) -> Any:
+    if name == "pycuda.driver":
+        raise RuntimeError("module compiled against API version 0x10 but this version of numpy is 0xf")
+    return import_module(name)
 
 
 def test_the_layers_of_an_open_engine_are_told(install: Any, version: str) -> None:
