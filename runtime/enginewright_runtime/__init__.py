@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from enginewright_runtime.errors import (
     BackendMissing,
+    BundleBusy,
     BundleError,
     EngineError,
     EnginewrightError,
@@ -34,6 +35,7 @@ __version__ = "0.1.0"
 
 __all__ = [
     "BackendMissing",
+    "BundleBusy",
     "BundleError",
     "EngineError",
     "EnginewrightError",

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-import onnx
-from google.protobuf.message import DecodeError
+from typing import TYPE_CHECKING
 
-from enginewright.graph.topology import Topology
 from enginewright.report.engine_data import Quantization, QuantizerPair
 from enginewright_runtime.errors import BundleError
+
+if TYPE_CHECKING:
+    import onnx
+
+    from enginewright.graph.topology import Topology
 
 __all__ = ["quantization_of"]
 
@@ -20,6 +23,11 @@ def quantization_of(model: bytes) -> Quantization:
 
     Raises BundleError where the bytes are not an ONNX model.
     """
+    import onnx
+    from google.protobuf.message import DecodeError
+
+    from enginewright.graph.topology import Topology
+
     try:
         view = Topology(onnx.ModelProto.FromString(model))
     except DecodeError as error:
