@@ -117,7 +117,7 @@ class TestTensorRT:
     @pytest.fixture
     def engine(self, tmp_path: Path, install: Any) -> dict[str, Path]:
         """An engine of a network with a pair, as `compile` leaves it, and its golden inputs."""
-        install("10.3.0", layers=LAYERS)
+        install("10.3.0", layers=LAYERS, distributions={"enginewright": "0.1.0"})
         settings: Any = {"sizes": {"batch": [1, 1, 4]}}
         chosen = backend("tensorrt")
         requires = chosen.requires(settings)

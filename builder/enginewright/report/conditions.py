@@ -8,6 +8,7 @@ from enginewright.report.data import Fact
 from enginewright.units import duration, file_size, significant
 from enginewright_runtime.canonical import Json
 from enginewright_runtime.measurement import Measurement
+from enginewright_runtime.paired import disturbed_rounds
 
 
 def fingerprint_facts(fingerprint: Mapping[str, Json]) -> tuple[Fact, ...]:
@@ -39,7 +40,18 @@ def condition_facts(measurement: Measurement) -> tuple[Fact, ...]:
     if warm_ups:
         unsettled = sum(not warm_up.settled for warm_up in warm_ups)
         facts.append(Fact("warm-ups that did not settle", f"{unsettled} of {len(warm_ups)}"))
-    return tuple(facts)
+    return (*facts, *_disturbed(measurement))
+
+
+def _disturbed(measurement: Measurement) -> tuple[Fact, ...]:
+    """In how many chunks clocks changed, which are read where the engine runs on a GPU."""
+    if not any(session.chunk_conditions for session in measurement.sessions):
+        return ()
+    chunks = measurement.protocol.rounds
+    found = sum(len(disturbed_rounds(session, ["engine"], chunks)) for session in measurement.sessions)
+    return (
+        Fact("chunks in which clocks changed or were throttled", f"{found} of {chunks * len(measurement.sessions)}"),
+    )
 
 
 def _microseconds(value: float) -> str:

@@ -350,12 +350,13 @@ class DeviceRun:
     """An engine of the bundle that a device compiled, or took as it was, and measured.
 
     The reference of `latency` is the same network in float16 beside it, which held `float16_peak_bytes`; None without one.
-    `gpu_bytes`: of the most memory, what was on the GPU. `evaluation` is of this engine on the device; None where only its
-    twin was evaluated.
+    `gpu_words` tell the GPU, empty without one. `gpu_bytes`: of the most memory, what was on the GPU. `evaluation` is of this
+    engine on the device; None where only its twin was evaluated.
     """
 
     fingerprint: str
     device: str
+    gpu_words: str
     findings: tuple[Finding, ...]
     size_bytes: int
     peak_memory_bytes: int

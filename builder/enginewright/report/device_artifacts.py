@@ -16,6 +16,7 @@ from enginewright_runtime.bundle import Bundle
 from enginewright_runtime.canonical import Json, strict_json
 from enginewright_runtime.errors import BundleError
 from enginewright_runtime.evidence import evidence_of
+from enginewright_runtime.gpu import gpu_words
 from enginewright_runtime.json_field import JsonField
 from enginewright_runtime.manifest import EngineEntry
 from enginewright_runtime.measurement import Measurement
@@ -60,6 +61,7 @@ def device_run(
     return DeviceRun(
         fingerprint=entry.fingerprint,
         device=entry.requires.get("device") or str(measurement.host.get("cpu") or entry.fingerprint),
+        gpu_words=gpu_words(measurement.host),
         findings=judge(bundle.manifest.budget, evidence),
         size_bytes=size_bytes,
         peak_memory_bytes=measurement.peak_memory_bytes("engine"),

@@ -596,6 +596,7 @@ def orin_run(*, beside: bool = True) -> DeviceRun:
     return DeviceRun(
         fingerprint="tensorrt-10.3.0-sm87-aarch64-orin",
         device="Orin",
+        gpu_words="Orin (16 SMs, power mode MAXN, clock not held)",
         findings=(drop, p99),
         size_bytes=1_310_720,
         peak_memory_bytes=412_090_368,

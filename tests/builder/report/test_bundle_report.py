@@ -146,6 +146,18 @@ def test_each_engine_has_its_section_and_the_worst_verdict_is_the_bundles(tmp_pa
     assert "Measured on Orin Nano" in page
 
 
+def test_the_gpu_and_the_chunks_in_which_its_clock_changed_are_told(tmp_path: Path) -> None:
+    taken = measured("engine")
+    throttled = {"gpu_throttles": (0,) * 39 + (1,)}
+    sessions = tuple(replace(session, chunk_conditions={"engine": throttled}) for session in taken.sessions)
+    gpu = {"name": "Orin", "sm_count": 16, "power_mode": "MAXN"}
+    taken = replace(taken, sessions=sessions, host={**taken.host, "gpu": gpu})
+    data = report_of_bundle(bundle_of(tmp_path / "b.ewb", waiting(), told_by(ORIN, taken), ORIN))
+    facts = {fact.name: fact.value for fact in data.devices[0].conditions}
+    assert facts["chunks in which clocks changed or were throttled"] == "6 of 240"
+    assert "on Orin (16 SMs, power mode MAXN)" in render_html(data)
+
+
 def test_engines_of_one_device_go_by_their_fingerprints(tmp_path: Path) -> None:
     newer = replace(NANO, requires={**ORIN.requires, "tensorrt": "10.7.0"})
     files = {**told_by(ORIN, measured("engine")), **told_by(newer, measured("engine"))}
