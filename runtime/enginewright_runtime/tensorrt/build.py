@@ -14,7 +14,7 @@ from enginewright_runtime.errors import EngineError
 from enginewright_runtime.interruptible import in_a_thread, killed_by_signals
 from enginewright_runtime.tensorrt.calibrator import calibrator
 from enginewright_runtime.tensorrt.library import Library
-from enginewright_runtime.tensorrt.log import Known, failure, new_log
+from enginewright_runtime.tensorrt.log import Known, Log, failure, new_log
 from enginewright_runtime.tensorrt.network import parse_network, profile_of
 from enginewright_runtime.tensorrt.settings import Settings
 from enginewright_runtime.tensorrt.timing_cache import attach, keep
@@ -92,7 +92,7 @@ def build(
     return Built(bytes(engine), on_gpu, tuple(dict.fromkeys(warnings)), tuple(log.lines))
 
 
-def _engine(builder: Any, network: Any, config: Any, monitor: Any | None, log: Any) -> Any | None:
+def _engine(builder: Any, network: Any, config: Any, monitor: Any | None, log: Log) -> Any | None:
     """The serialized engine; None where there is none, and then the log has the reason.
 
     TensorRT calls our log and our monitor while it builds, and an exception that goes from there into C++ aborts the
@@ -114,7 +114,7 @@ def _engine(builder: Any, network: Any, config: Any, monitor: Any | None, log: A
     return in_a_thread(work, cancel=monitor.cancel)
 
 
-def _attached(config: Any, timings: Path, log: Any) -> str:
+def _attached(config: Any, timings: Path, log: Log) -> str:
     """Give the configuration the timings that are kept; says why it has none of them, where there are some."""
     lines, faults = list(log.lines), list(log.faults)
     try:
@@ -131,9 +131,9 @@ def _attached(config: Any, timings: Path, log: Any) -> str:
     return f"the timings in {timings} are another device's or version's: they were measured anew"
 
 
-def _builder(library: Library, log: Any) -> Any:
+def _builder(library: Library, log: Log) -> Any:
     try:
-        builder = library.trt.Builder(log)
+        builder = library.trt.Builder(log.logger)
     except (TypeError, RuntimeError, MemoryError):  # what the bindings make of a builder that TensorRT could not create
         builder = None
     if builder is None:

@@ -9,6 +9,7 @@ import atexit
 import ctypes
 import threading
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from importlib import import_module
 from typing import Any, Protocol
@@ -150,8 +151,11 @@ class Bindings:
         self._call("cuStreamBeginCapture", self._streams[stream], mode)
         try:
             enqueue()
-        finally:
-            graph = self._call("cuStreamEndCapture", self._streams[stream])
+        except BaseException:
+            with suppress(EngineError):  # what broke the capture is told, and not that it is broken
+                self._call("cuStreamEndCapture", self._streams[stream])
+            raise
+        graph = self._call("cuStreamEndCapture", self._streams[stream])
         ready = self._call("cuGraphInstantiate", graph, 0)
         self._call("cuGraphDestroy", graph)
         self._undo.append(("cuGraphExecDestroy", ready))
@@ -243,8 +247,11 @@ class PyCuda:
         self._drive("cuStreamBeginCapture_v2", ctypes.c_void_p(stream), _THREAD_LOCAL)
         try:
             enqueue()
-        finally:
-            self._drive("cuStreamEndCapture", ctypes.c_void_p(stream), ctypes.byref(graph))
+        except BaseException:
+            with suppress(EngineError):  # what broke the capture is told, and not that it is broken
+                self._drive("cuStreamEndCapture", ctypes.c_void_p(stream), ctypes.byref(graph))
+            raise
+        self._drive("cuStreamEndCapture", ctypes.c_void_p(stream), ctypes.byref(graph))
         self._drive("cuGraphInstantiateWithFlags", ctypes.byref(ready), graph, ctypes.c_ulonglong(0))
         self._drive("cuGraphDestroy", graph)
         self._graphs.append(int(ready.value or 0))

@@ -91,7 +91,7 @@ def _deserialized(library: Library, engine: bytes, settings: Settings, device: D
     """The log, the runtime, the engine and its execution context."""
     log = new_log(library, Known(driver_cuda=device.driver_cuda))
     try:
-        runtime = library.trt.Runtime(log)
+        runtime = library.trt.Runtime(log.logger)
     except (TypeError, RuntimeError):  # what the bindings make of a runtime that TensorRT could not create
         runtime = None
     if runtime is None:

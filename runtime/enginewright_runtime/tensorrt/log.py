@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import re
+import threading
+import weakref
 from collections import deque
 from dataclasses import dataclass
+from functools import cache
+from types import ModuleType
 from typing import Any
 
 from enginewright_runtime.errors import EngineError
 from enginewright_runtime.tensorrt.cuda_codes import BUSY, NO_DEVICE, cuda_hint
 from enginewright_runtime.tensorrt.library import Library
 
-__all__ = ["Known", "failure", "hint_for", "new_log"]
+__all__ = ["Known", "Log", "failure", "hint_for", "new_log"]
 
 _MOST_LINES = 2_000  # of a verbose log that may have hundreds of thousands
 _SHOWN = 8
@@ -43,33 +47,68 @@ _OTHER_GPU = re.compile(
     r"incompatible device|different.{0,40}(?:device|compute capability)|unsupported SM|target GPU SM \d+ is not supported",
     re.IGNORECASE,
 )
+_NO_GRAPH = re.compile(r"stream is capturing|StreamCapture|STREAM_CAPTURE", re.IGNORECASE)
 _NO_OPERATOR = re.compile(r"no importer|plugin not found|could not find plugin|UNSUPPORTED_NODE", re.IGNORECASE)
 
 
-def new_log(library: Library, known: Known | None = None) -> Any:
-    """A logger of the library's own class that keeps `lines`, pairs of severity's name and message."""
-    trt = library.trt
+class Log:
+    """What TensorRT says from now on: `lines` of severity's name and message, and of those its `faults`; the last of them
+    where there are many. `logger` is what TensorRT is to be given.
+    """
 
-    class Log(trt.ILogger):  # type: ignore[misc, name-defined]  # the bindings carry no types
+    def __init__(self, logger: Any, known: Known) -> None:
+        self.logger = logger
+        self.known = known
+        self.lines: deque[tuple[str, str]] = deque(maxlen=_MOST_LINES)
+        self.faults: list[tuple[str, str]] = []
+
+    def hear(self, name: str, message: str) -> None:
+        """Keep one line."""
+        self.lines.append((name, message))
+        if name in ("INTERNAL_ERROR", "ERROR", "WARNING"):
+            self.faults.append((name, message))
+            del self.faults[:-_MOST_LINES]
+
+
+def new_log(library: Library, known: Known | None = None) -> Log:
+    """A log of the library's words, until it is dropped.
+
+    With several engines open, each log has the words about all of them: TensorRT does not say whose they are.
+    """
+    logger = _logger(library.trt)
+    log = Log(logger, known or Known())
+    logger.add(log)
+    return log
+
+
+@cache
+def _logger(trt: ModuleType) -> Any:
+    """The one logger of this process. TensorRT takes the first that it is given, uses it for whatever is made until all
+    builders and runtimes are gone, and does not keep it alive: one of an engine that is closed would be gone too early.
+    """
+
+    class Logger(trt.ILogger):  # type: ignore[misc, name-defined]  # the bindings carry no types
         def __init__(self) -> None:
             super().__init__()
-            self.known = known or Known()
-            self.lines: deque[tuple[str, str]] = deque(maxlen=_MOST_LINES)
-            self.faults: list[tuple[str, str]] = []
+            self._lock = threading.Lock()
+            self._logs: tuple[weakref.ref[Log], ...] = ()
+
+        def add(self, log: Log) -> None:
+            with self._lock:
+                self._logs = (*(one for one in self._logs if one() is not None), weakref.ref(log))
 
         def log(self, severity: Any, message: str) -> None:
-            name = str(getattr(severity, "name", severity))
-            self.lines.append((name, message))
-            if name in ("INTERNAL_ERROR", "ERROR", "WARNING") and len(self.faults) < _MOST_LINES:
-                self.faults.append((name, message))
+            for one in self._logs:  # never changed in place: TensorRT calls from threads of its own
+                if (log := one()) is not None:
+                    log.hear(str(getattr(severity, "name", severity)), message)
 
         def flush(self) -> None:
             """TensorRT calls nothing of this; the interpreter may, at its end."""
 
-    return Log()
+    return Logger()
 
 
-def failure(library: Library, log: Any, what: str) -> EngineError:
+def failure(library: Library, log: Log, what: str) -> EngineError:
     """The error for a call that gave None: its message keeps TensorRT's own last words."""
     errors = [message for name, message in log.faults if name != "WARNING"]
     warnings = [message for name, message in log.faults if name == "WARNING"]
@@ -110,6 +149,8 @@ def _hint(text: str, known: Known) -> str:
         return "it was built by another version: enginewright-runtime compile BUNDLE builds it again"
     if _OTHER_GPU.search(text):
         return "it was built for another GPU: enginewright-runtime compile BUNDLE builds it again"
+    if _NO_GRAPH.search(text):
+        return "this engine cannot be captured into a CUDA graph: leave out cuda_graph of the target"
     if _NO_OPERATOR.search(text):
         return "this version lacks that operator, and plugins are not loaded: write the network with other operators"
     return ""

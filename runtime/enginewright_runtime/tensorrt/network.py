@@ -9,7 +9,7 @@ from enginewright_runtime.backends.onnx_model import declaration, node_names
 from enginewright_runtime.errors import EngineError
 from enginewright_runtime.manifest import TensorSpec
 from enginewright_runtime.tensorrt.library import Library
-from enginewright_runtime.tensorrt.log import failure, hint_for
+from enginewright_runtime.tensorrt.log import Log, failure, hint_for
 from enginewright_runtime.tensorrt.settings import Sizes
 
 __all__ = ["parse_network", "profile_of", "ranges"]
@@ -17,7 +17,7 @@ __all__ = ["parse_network", "profile_of", "ranges"]
 Shape = tuple[int, ...]
 
 
-def parse_network(library: Library, builder: Any, log: Any, model: bytes, *, for_dla: bool = False) -> Any:
+def parse_network(library: Library, builder: Any, log: Log, model: bytes, *, for_dla: bool = False) -> Any:
     """The network of an ONNX model. Raises EngineError with every fault that the parser found, and its node.
 
     `for_dla`: where the version can, the parser makes of it what a DLA takes, Q/DQ pairs included (from 11.4.1 on).
@@ -33,7 +33,7 @@ def parse_network(library: Library, builder: Any, log: Any, model: bytes, *, for
     network = builder.create_network(flags)
     if network is None:
         raise failure(library, log, "could not create a network")
-    parser = trt.OnnxParser(network, log)
+    parser = trt.OnnxParser(network, log.logger)
     adjust = getattr(getattr(trt, "OnnxParserFlag", None), "ADJUST_FOR_DLA", None)
     if for_dla and adjust is not None:
         parser.set_flag(adjust)

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from tests.fake_cuda import Code, FakeBindings
+from tests.fake_cuda import Code, FakeBindings, FakeDriver
 from tests.runtime.tensorrt.conftest import H200, ORIN
 from tests.runtime.tiny_bundle import WEIGHTS, tiny_model
 
@@ -106,6 +106,38 @@ def test_a_captured_graph_is_launched_and_each_shape_has_its_own(install: Any, v
     assert cuda.calls.count("cuGraphLaunch") == 5
     engine.close()
     assert cuda.live == {}
+
+
+@pytest.mark.parametrize("through", ["cuda.bindings", "pycuda"])
+def test_what_breaks_a_capture_is_told_and_not_that_it_is_broken(
+    install: Any, through: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An engine that cannot be captured: TensorRT's own words, and the fix."""
+    module = install("10.3.0", through=through)
+    bindings = module.world.cuda
+    ended: list[int] = []
+
+    def refuse(stream: Any, *graph: Any) -> Any:
+        bindings.recording = None
+        ended.append(901)
+        return 901 if graph else (Code.CUDA_ERROR_STREAM_CAPTURE_INVALIDATED, None)
+
+    def execute(context: Any, stream_handle: int) -> bool:
+        if bindings.recording is None:
+            return True
+        said = "Error Code 1: Cuda Runtime (operation not permitted when stream is capturing)"
+        module.world.logger.log(module.ILogger.Severity.ERROR, said)
+        return False
+
+    driver = FakeDriver(bindings)
+    monkeypatch.setattr(driver, "cuStreamEndCapture", refuse)
+    monkeypatch.setattr(bindings, "cuStreamEndCapture", refuse, raising=False)
+    monkeypatch.setattr(cuda.ctypes, "CDLL", lambda name: driver)
+    monkeypatch.setattr(module.IExecutionContext, "execute_async_v3", execute)
+    engine = opened(cuda_graph=True)
+    with pytest.raises(EngineError, match=r"operation not permitted(?s:.*)leave out cuda_graph of the target"):
+        engine.run({"x": sample(1)})
+    assert ended == [901]
 
 
 def test_several_engines_on_one_gpu_have_streams_and_memory_of_their_own(install: Any) -> None:

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import gc
+
 import pytest
+from tests.fake_tensorrt import fake_tensorrt
 
 from enginewright_runtime.tensorrt.cuda_codes import cuda_hint
-from enginewright_runtime.tensorrt.log import Known, hint_for
+from enginewright_runtime.tensorrt.library import KINDS, Library
+from enginewright_runtime.tensorrt.log import Known, failure, hint_for, new_log
 
 LOWER = (
     "lower workspace_mib of the target (now 4096) and build the bundle again, or end what else uses the GPU's memory"
@@ -59,6 +63,8 @@ SAID = {
     "3: getPluginCreator could not find plugin: Round version: 1": (
         "this version lacks that operator, and plugins are not loaded: write the network with other operators"
     ),
+    "[executionContext.cpp::handleTrainStationRunnerPhase1::146] Error Code 1: Cuda Runtime (operation not permitted when "
+    "stream is capturing)": "this engine cannot be captured into a CUDA graph: leave out cuda_graph of the target",
     "something that no version has said yet": "",
 }
 
@@ -102,3 +108,31 @@ def test_a_limit_that_is_not_set_is_said_so_and_is_not_to_be_raised() -> None:
     assert hint_for("Could not find any implementation for node conv", "", Known()) == (
         "keep that layer in float (keep_float in the recipe), and build the bundle again"
     )
+
+
+def library() -> Library:
+    return Library(KINDS["tensorrt"], fake_tensorrt("10.3.0"), "10.3.0")
+
+
+def test_tensorrt_is_given_one_logger_that_outlives_every_log() -> None:
+    """It keeps the first that it is given, and no reference to it."""
+    found = library()
+    first, second = new_log(found), new_log(found)
+    assert first.logger is second.logger
+    severity = found.trt.ILogger.Severity
+    kept = first.logger
+    del first
+    gc.collect()
+    kept.log(severity.ERROR, "of the second engine")
+    assert second.faults == [("ERROR", "of the second engine")]
+    assert new_log(found).logger is kept
+
+
+def test_an_error_after_thousands_of_warnings_is_told() -> None:
+    found = library()
+    log = new_log(found)
+    for number in range(5_000):
+        log.logger.log(found.trt.ILogger.Severity.WARNING, f"weight {number} is small")
+    log.logger.log(found.trt.ILogger.Severity.ERROR, "no kernel")
+    assert "no kernel" in str(failure(found, log, "could not build the engine"))
+    assert len(log.faults) < 5_000
