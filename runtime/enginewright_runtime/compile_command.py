@@ -78,12 +78,13 @@ def _float16_lines(finished: Finished) -> list[str]:
     """How many times as fast as the same network in float16 it is, and what its int8 costs."""
     if finished.measurement is None or finished.comparison is None:
         return []
-    ratios = times_faster(finished.measurement)
-    ratio = statistics.median(ratios)
-    said = f"{ratio:.2f} times as fast as the same network in float16"
-    lines = [f"  {said} ({min(ratios):.2f} to {max(ratios):.2f} over {len(ratios)} sessions)"]
-    if ratio < 1:
-        lines.append(
-            "  warning: int8 is slower than float16; the layers below are to blame: keep them in float (keep_float)"
-        )
+    lines = []
+    if ratios := times_faster(finished.measurement):
+        ratio = statistics.median(ratios)
+        said = f"{ratio:.2f} times as fast as the same network in float16"
+        lines.append(f"  {said} ({min(ratios):.2f} to {max(ratios):.2f} over {len(ratios)} sessions)")
+        if ratio < 1:
+            lines.append(
+                "  warning: int8 is slower than float16; the layers below are to blame: keep them in float (keep_float)"
+            )
     return [*lines, *(f"    {line}" for line in finished.comparison.lines())]

@@ -7,7 +7,7 @@ numpy alone.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from fractions import Fraction
 from statistics import NormalDist
 
@@ -50,6 +50,20 @@ def percentile(samples: Sequence[int] | Sequence[float] | npt.NDArray[np.int64],
         raise NotEnoughSamples(f"p{percent:g} needs {needed} samples or more, and there are {count}")
     rank = math.ceil(Fraction(str(percent)) * count / 100)
     return float(np.partition(np.asarray(samples), rank - 1)[rank - 1])
+
+
+def ratios_of_medians(slow_ns: Iterable[Sequence[int]], fast_ns: Iterable[Sequence[int]]) -> tuple[float, ...]:
+    """How many times as fast the second engine is, session by session; what both saw of the machine cancels out in each.
+
+    Sessions that have too few samples of either, or were too fast for the clock, are left out.
+
+    >>> ratios_of_medians([[4, 4, 5, 9, 9], [6, 6, 6, 7, 7]], [[2, 1, 2, 1, 2], [3, 4, 3, 4, 3]])
+    (2.5, 2.0)
+    """
+    carried = samples_for_percentile(50)
+    pairs = [pair for pair in zip(slow_ns, fast_ns, strict=True) if min(map(len, pair)) >= carried]
+    medians = [(percentile(slow, 50), percentile(fast, 50)) for slow, fast in pairs]
+    return tuple(slow / fast for slow, fast in medians if slow and fast)
 
 
 def median_interval(

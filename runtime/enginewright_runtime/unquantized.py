@@ -6,7 +6,6 @@ sessions. The float16 engine is not kept.
 
 from __future__ import annotations
 
-import statistics
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
@@ -19,6 +18,7 @@ from enginewright_runtime.errors import BundleError
 from enginewright_runtime.json_field import JsonField
 from enginewright_runtime.manifest import PendingEngine
 from enginewright_runtime.measurement import Measurement
+from enginewright_runtime.stats import ratios_of_medians
 from enginewright_runtime.tensorrt.comparison import Comparison, compare
 from enginewright_runtime.tensorrt.engine_layers import EngineLayer
 from enginewright_runtime.tensorrt.examine import Examined, examine
@@ -67,10 +67,7 @@ def times_faster(measurement: Measurement) -> tuple[float, ...]:
     """
     if LABEL not in measurement.engines:
         return ()
-    float16, int8 = (
-        [statistics.median(samples) for samples in measurement.sessions_ns(label)] for label in (LABEL, "engine")
-    )
-    return tuple(slow / fast for slow, fast in zip(float16, int8, strict=True))
+    return ratios_of_medians(measurement.sessions_ns(LABEL), measurement.sessions_ns("engine"))
 
 
 def _int8_nodes(bundle: Bundle) -> tuple[str, ...]:

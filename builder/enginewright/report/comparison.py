@@ -9,7 +9,7 @@ from typing import Literal, TypeAlias
 
 from enginewright.report.accuracy import FIDELITY, TOP1
 from enginewright.report.data import Evaluation, Latency, Network, ReportData
-from enginewright.report.latency import PercentileRow, percentile_rows, session_ratios
+from enginewright.report.latency import PercentileRow, percentile_rows, session_ratios, sessions_disagree
 from enginewright.units import (
     NONE,
     count,
@@ -243,15 +243,18 @@ def latency_row(row: PercentileRow, latency: Latency) -> ComparisonRow:
     """A percentile of both sides; the median with its ratio by session."""
     if row.missing:
         return ComparisonRow(f"{row.name} latency", Figure(), Figure(), Figure(NONE, row.missing))
-    written = ratio_row(
-        f"{row.name} latency", row.reference_ns, row.engine_ns, milliseconds, less="faster", more="slower"
-    )
+    change, trend = change_of(row.ratio, less="faster", more="slower")
+    sides = (Figure(NONE if value is None else milliseconds(value)) for value in (row.reference_ns, row.engine_ns))
+    written = ComparisonRow(f"{row.name} latency", *sides, Figure(change), trend)
     ratios = session_ratios(latency) if row.percent == 50 else ()
     if len(ratios) < 2:
         return written
     note = f"ratio by session {times(min(ratios))} to {times(max(ratios))}"
-    trend = "same" if min(ratios) < 1.0 < max(ratios) else written.trend  # the sessions do not agree on which is faster
-    return replace(written, change=replace(written.change, note=note), trend=trend)
+    return replace(
+        written,
+        change=replace(written.change, note=note),
+        trend="same" if sessions_disagree(ratios) else written.trend,
+    )
 
 
 _MEDIAN = "p50 latency"
@@ -298,15 +301,15 @@ def ratio_row(
     name: str, before: float | None, after: float | None, written: Callable[[float], str], *, less: str, more: str
 ) -> ComparisonRow:
     """A row for a figure of which less is better; `less` and `more` are the words for it."""
-    change, trend = _ratio(before, after, less=less, more=more)
+    change, trend = change_of(before / after if before and after else None, less=less, more=more)
     reference, engine = (Figure(NONE if value is None else written(value)) for value in (before, after))
     return ComparisonRow(name, reference, engine, Figure(change), trend)
 
 
-def _ratio(before: float | None, after: float | None, *, less: str, more: str) -> tuple[str, Trend]:
-    if not before or not after:
+def change_of(ratio: float | None, *, less: str, more: str) -> tuple[str, Trend]:
+    """A ratio of before to after in words, and whether it is good."""
+    if not ratio:
         return NONE, ""
-    ratio = before / after
     if abs(ratio - 1.0) < _NOTEWORTHY:
         return "the same", "same"
     return (f"{times(ratio)} {less}", "better") if ratio > 1.0 else (f"{times(1.0 / ratio)} {more}", "worse")

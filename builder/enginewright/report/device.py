@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -14,6 +15,7 @@ from enginewright.report.comparison import (
     accuracy_change,
     accuracy_of,
     budget_rows,
+    change_of,
     latency_row,
     metric_name,
     ratio_row,
@@ -21,8 +23,8 @@ from enginewright.report.comparison import (
 )
 from enginewright.report.data import DeviceRun, Evaluation, Latency, ReportData
 from enginewright.report.engine_data import GpuTiming
-from enginewright.report.latency import percentile_rows, session_ratios
-from enginewright.units import counted, file_size, milliseconds, points, times
+from enginewright.report.latency import device_percentile_rows, session_ratios, sessions_disagree
+from enginewright.units import counted, file_size, milliseconds, points
 
 __all__ = [
     "BudgetGroup",
@@ -34,9 +36,8 @@ __all__ = [
     "devices_sentence",
     "gpu_rows",
     "gpu_sentences",
+    "slower_warnings",
 ]
-
-_NOTEWORTHY = 0.01  # a ratio within one percent of 1 is called the same
 
 
 @dataclass(frozen=True)
@@ -81,7 +82,7 @@ def budget_groups(data: ReportData) -> tuple[BudgetGroup, ...]:
 
 def device_rows(data: ReportData, run: DeviceRun) -> tuple[ComparisonRow, ...]:
     """The engine beside the same network in float16, one row a figure."""
-    rows = [latency_row(row, run.latency) for row in percentile_rows(run.latency) if row.percent in (50, 99)]
+    rows = [latency_row(row, run.latency) for row in device_percentile_rows(run.latency) if row.percent in (50, 99)]
     if run.gpu is not None:
         median_ns = run.gpu.percentiles_ns.get("p50")
         if median_ns is not None:
@@ -130,16 +131,25 @@ def gpu_sentences(gpu: GpuTiming) -> tuple[str, ...]:
     )
 
 
+def slower_warnings(runs: Sequence[DeviceRun]) -> tuple[str, ...]:
+    """A warning for each engine that is slower than float16, which a pair in the wrong place makes it."""
+    return tuple(
+        f"on {device_title(run, runs)} the engine is {words}: keep the layers that its section blames in float "
+        "(keep_float in the recipe), and build again"
+        for run in runs
+        if "slower" in (words := _speed(run.latency))
+    )
+
+
 def _speed(latency: Latency) -> str:
     """How fast the engine is against float16, by the medians; "as fast" where the sessions do not agree."""
-    median = next(row for row in percentile_rows(latency) if row.percent == 50)
-    if median.ratio is None:
-        return ""
     ratios = session_ratios(latency)
-    undecided = len(ratios) > 1 and min(ratios) < 1.0 < max(ratios)
-    if undecided or abs(median.ratio - 1.0) < _NOTEWORTHY:
-        return "as fast as the same network in float16"
-    return f"{times(median.ratio)} as fast as the same network in float16"
+    if not ratios:
+        return ""
+    words, trend = change_of(statistics.median(ratios), less="as fast as", more="slower than")
+    if sessions_disagree(ratios) or trend == "same":
+        words = "as fast as"
+    return f"{words} the same network in float16"
 
 
 def _accuracy_words(data: ReportData, evaluation: Evaluation | None) -> str:

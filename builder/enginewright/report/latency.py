@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import statistics
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from enginewright.report.data import Latency
 from enginewright.units import counted
 from enginewright_runtime.errors import NotEnoughSamples
 from enginewright_runtime.measurement import Protocol
-from enginewright_runtime.stats import percentile
+from enginewright_runtime.stats import percentile, ratios_of_medians
 
 PERCENTS = (50.0, 90.0, 99.0, 99.9)
 
@@ -18,13 +19,15 @@ PERCENTS = (50.0, 90.0, 99.0, 99.9)
 class PercentileRow:
     """A percentile of both engines over all sessions; `missing` says why where the samples cannot carry it.
 
-    `reference_ns` is None where the engine was measured alone.
+    `reference_ns` is None where the engine was measured alone. `by_session`: the median of the ratios that the sessions
+    have, where it takes the place of the pooled samples' ratio.
     """
 
     percent: float
     reference_ns: float | None = None
     engine_ns: float | None = None
     missing: str = ""
+    by_session: float | None = None
 
     @property
     def name(self) -> str:
@@ -32,7 +35,7 @@ class PercentileRow:
 
     @property
     def ratio(self) -> float | None:
-        return _ratio(self.reference_ns, self.engine_ns)
+        return self.by_session or _ratio(self.reference_ns, self.engine_ns)
 
 
 @dataclass(frozen=True)
@@ -60,6 +63,15 @@ def percentile_rows(latency: Latency) -> tuple[PercentileRow, ...]:
     return tuple(rows)
 
 
+def device_percentile_rows(latency: Latency) -> tuple[PercentileRow, ...]:
+    """The same, and the ratio of the medians as the device itself told it."""
+    ratios = session_ratios(latency)
+    return tuple(
+        replace(row, by_session=statistics.median(ratios)) if row.percent == 50 and ratios else row
+        for row in percentile_rows(latency)
+    )
+
+
 def session_medians(latency: Latency) -> tuple[SessionMedians, ...]:
     return tuple(
         SessionMedians(_median(session.reference_ns), _median(session.engine_ns)) for session in latency.sessions
@@ -67,8 +79,15 @@ def session_medians(latency: Latency) -> tuple[SessionMedians, ...]:
 
 
 def session_ratios(latency: Latency) -> tuple[float, ...]:
-    """How many times faster the engine was in each session, by the medians."""
-    return tuple(medians.ratio for medians in session_medians(latency) if medians.ratio is not None)
+    """How many times as fast the engine was in each session, by the medians."""
+    return ratios_of_medians(
+        (session.reference_ns for session in latency.sessions), (session.engine_ns for session in latency.sessions)
+    )
+
+
+def sessions_disagree(ratios: Sequence[float]) -> bool:
+    """Whether they do not agree on which engine is faster."""
+    return len(ratios) > 1 and min(ratios) < 1.0 < max(ratios)
 
 
 def protocol_sentences(latency: Latency, *, reference: str = "the reference") -> tuple[str, ...]:

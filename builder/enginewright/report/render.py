@@ -70,14 +70,15 @@ def _environment(form: str) -> Environment:
 
 def _view(data: ReportData) -> dict[str, object]:
     """What the templates read: the data, and every table already computed."""
+    warnings = (*device.slower_warnings(data.devices), *data.warnings)
     return {
         "data": data,
         "sentence": device.devices_sentence(data) if data.devices else comparison.verdict_sentence(data),
         "rows": comparison.comparison(data),
         "budgets": device.budget_groups(data),
         "inconclusive_means": comparison.INCONCLUSIVE_MEANS if data.verdict is Verdict.INCONCLUSIVE else "",
-        "open_warnings": data.warnings[:_OPEN_WARNINGS],
-        "folded_warnings": data.warnings[_OPEN_WARNINGS:],
+        "open_warnings": warnings[:_OPEN_WARNINGS],
+        "folded_warnings": warnings[_OPEN_WARNINGS:],
         "longest_step": max((step.seconds for step in data.steps), default=0.0) or 1.0,
         **_pending_view(data),
         **_latency_view(data),

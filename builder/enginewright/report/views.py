@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from enginewright.report import charts, comparison, device
 from enginewright.report.data import DeviceRun, Latency, ReportData
@@ -11,6 +11,7 @@ from enginewright.report.engine_layers import EngineView, engine_view
 from enginewright.report.latency import (
     PercentileRow,
     SessionMedians,
+    device_percentile_rows,
     percentile_rows,
     protocol_sentences,
     session_medians,
@@ -73,7 +74,10 @@ def device_views(data: ReportData) -> tuple[DeviceView, ...]:
             place=f"device-{number}",
             rows=device.device_rows(data, run),
             accuracy=device.accuracy_note(data, run),
-            measured=measured_view(run.latency, run.findings, beside="float16", reference="the engine in float16"),
+            measured=replace(
+                measured_view(run.latency, run.findings, beside="float16", reference="the engine in float16"),
+                percentiles=device_percentile_rows(run.latency),
+            ),
             gpu=device.gpu_rows(run.gpu) if run.gpu else (),
             gpu_sentences=device.gpu_sentences(run.gpu) if run.gpu else (),
             engine=engine_view(run.layers) if run.layers else None,

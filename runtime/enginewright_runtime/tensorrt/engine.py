@@ -109,7 +109,7 @@ def _deserialized(library: Library, engine: bytes, settings: Settings, device: D
 
 def _fitting(shape: Shape, tensor: _Tensor) -> str:
     """What to do with an input whose shape the engine does not take."""
-    if shape[1:] == tensor.most[1:] and shape[0] > tensor.most[0]:
+    if shape and tensor.most and shape[1:] == tensor.most[1:] and shape[0] > tensor.most[0]:
         return f"split the samples: {tensor.most[0]} at a time (enginewright-runtime run --batch {tensor.most[0]})"
     return "give it inputs of these sizes, or build it for others: the recipe's model.inputs has them"
 
@@ -198,25 +198,33 @@ class TensorRTEngine:
             spans = itertools.pairwise(self._marks)
             return (*(self._cuda.elapsed_ns(first, second) for first, second in spans), enqueued)  # type: ignore[return-value]
 
-    def time_layers(self, inputs: Mapping[str, Array], *, runs: int) -> dict[str, int]:
-        """The median time of each layer over `runs` inferences, in nanoseconds, by the layer's name.
+    def time_layers(self, inputs: Mapping[str, Array], *, runs: int) -> dict[str, tuple[int, ...]]:
+        """The median time of each layer over `runs` inferences, in nanoseconds, by the layer's name. Layers that share a name
+        each have theirs, in the order in which they run.
 
         TensorRT's profiler waits for each layer, so their sum is more than an inference takes; it stays attached.
         """
-        taken: dict[str, list[int]] = {}
+        taken: list[dict[str, list[int]]] = []  # one inference after the other
 
         class Profiler(self._library.trt.IProfiler):  # type: ignore[misc, name-defined]  # the bindings carry no types
             def report_layer_time(self, layer_name: str, ms: float) -> None:
-                taken.setdefault(str(layer_name), []).append(round(ms * 1e6))
+                taken[-1].setdefault(str(layer_name), []).append(round(ms * 1e6))
 
         with self._lock:
             self._profiler = self._context.profiler = Profiler()
             for _ in range(runs + 1):
+                taken.append({})
                 self._ready(inputs)
                 self._enqueue()
                 self._cuda.wait(self._stream)
         # The first run of a shape sets up what later ones use.
-        return {name: int(statistics.median(times[1:] or times)) for name, times in taken.items()}
+        counted = taken[1:]
+        return {
+            name: tuple(
+                int(statistics.median(each)) for each in zip(*(run.get(name, ()) for run in counted), strict=False)
+            )
+            for name in taken[0]
+        }
 
     def layers(self) -> tuple[EngineLayer, ...]:
         """What TensorRT made of the network. Raises EngineError where it does not tell."""

@@ -64,9 +64,10 @@ def layers_from_log(lines: Iterable[str]) -> tuple[EngineLayer, ...]:
     return tuple(_from_line(line) for line in report.partition("\n\n")[0].splitlines()[1:] if line.startswith("Name:"))
 
 
-def with_times(layers: Sequence[EngineLayer], times_ns: Mapping[str, int]) -> tuple[EngineLayer, ...]:
-    """The layers with the times that the profiler took, which it gives by the layer's name."""
-    return tuple(replace(layer, time_ns=times_ns.get(layer.name)) for layer in layers)
+def with_times(layers: Sequence[EngineLayer], times_ns: Mapping[str, Sequence[int]]) -> tuple[EngineLayer, ...]:
+    """The layers with the times that the profiler took, which it gives by the layer's name, one for each layer of it."""
+    left = {name: iter(times) for name, times in times_ns.items()}
+    return tuple(replace(layer, time_ns=next(left.get(layer.name, iter(())), None)) for layer in layers)
 
 
 def layers_to_json(layers: Sequence[EngineLayer], *, runs: int = 0) -> dict[str, Json]:

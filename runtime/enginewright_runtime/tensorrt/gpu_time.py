@@ -47,9 +47,9 @@ class GpuTimes:
         compute = statistics.median(self.compute_ns)
         if not self.cuda_graph and statistics.median(self.enqueue_ns) > _ENQUEUE_BOUND * compute:
             found.append("enqueueing takes as long as computing: capture a CUDA graph (cuda_graph: true in the target)")
-        spread = statistics.pstdev(self.compute_ns) / statistics.fmean(self.compute_ns)
-        if spread > _UNSTABLE:
-            found.append(f"the GPU's times vary by {spread:.1%}: lock its clocks, or set a power mode")
+        middle, spread = statistics.fmean(self.compute_ns), statistics.pstdev(self.compute_ns)
+        if spread > _UNSTABLE * middle:
+            found.append(f"the GPU's times vary by {spread / middle:.1%}: lock its clocks, or set a power mode")
         return tuple(found)
 
     def to_json(self) -> dict[str, Json]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import statistics
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -31,7 +32,7 @@ from enginewright_runtime.golden import Golden
 from enginewright_runtime.host import machine
 from enginewright_runtime.manifest import PendingEngine
 from enginewright_runtime.tensorrt import gpu_time
-from enginewright_runtime.unquantized import UNQUANTIZED_NAME
+from enginewright_runtime.unquantized import UNQUANTIZED_NAME, times_faster
 
 LAYERS = engine_layers()
 FLOORS = {
@@ -93,6 +94,24 @@ def test_a_device_adds_its_latency_its_layers_and_its_verdict(tmp_path: Path) ->
     page = render_html(found)
     assert re.search(r"(1\.9|2\.0)\d× as fast as the same network in float16", page)
     assert "this report gives no latency" not in page
+
+
+def test_int8_that_is_slower_than_float16_is_told_as_the_runtime_tells_it_and_warned_of(tmp_path: Path) -> None:
+    """The ratio is the median of the sessions' ratios, not that of the pooled samples."""
+    taken = measured("engine", "float16", sessions=3)
+    speeds = ((1000, 1400), (1000, 1410), (5000, 7300))  # by session: float16 and the engine
+    sessions = tuple(
+        replace(session, samples_ns={"float16": (slow,) * 200, "engine": (fast,) * 200})
+        for session, (slow, fast) in zip(taken.sessions, speeds, strict=True)
+    )
+    taken = replace(taken, sessions=sessions)
+    told = statistics.median(times_faster(taken))
+    assert told == 1000 / 1410
+    page = render_html(report_of_bundle(bundle_of(tmp_path / "b.ewb", waiting(), told_by(ORIN, taken), ORIN)))
+    assert "on Orin; there it is 1.41× slower than the same network in float16" in page
+    assert "<li>on Orin the engine is 1.41× slower than the same network in float16: keep the layers" in page
+    assert "0.709×</td>" in page  # the ratio in the table of percentiles
+    assert "as fast as the same network" not in page
 
 
 def test_what_the_runtime_writes_on_a_device_is_what_the_report_reads(

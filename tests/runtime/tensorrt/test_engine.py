@@ -15,6 +15,7 @@ from tests.runtime.tensorrt.conftest import H200, ORIN
 from tests.runtime.tiny_bundle import WEIGHTS, tiny_model
 
 from enginewright_runtime.backends import backend
+from enginewright_runtime.backends.onnx_model import node_names
 from enginewright_runtime.errors import BackendMissing, EngineError
 from enginewright_runtime.tensorrt import cuda
 from enginewright_runtime.tensorrt.cuda import open_cuda
@@ -166,6 +167,20 @@ def test_several_threads_may_use_one_engine(install: Any) -> None:
     for thread in threads:
         thread.join()
     assert wrong == []
+
+
+def test_a_number_without_dimensions_is_refused_like_any_other_shape(install: Any) -> None:
+    install("10.3.0")
+    engine = opened()
+    with pytest.raises(EngineError, match=r"has the shape \[\], and the engine was built for \[1, 4\]"):
+        engine.run({"x": np.float32(1)[()]})
+
+
+def test_layers_of_one_name_are_timed_each(install: Any) -> None:
+    layers = [{"Name": "conv", "ms": 0.2}, {"Name": "relu", "ms": 0.1}, {"Name": "conv", "ms": 0.5}]
+    install("10.3.0", layers={name: layers for name, _ in node_names(tiny_model())})
+    times = opened().time_layers({"x": sample(1)}, runs=3)
+    assert times == {"conv": (200_000, 500_000), "relu": (100_000,)}
 
 
 def test_a_shape_outside_the_profile_is_refused_and_the_engine_goes_on(install: Any) -> None:

@@ -81,9 +81,14 @@ def test_the_inspector_tells_reformats_and_fused_nodes() -> None:
             "time_ns": None,
         }
     ]
-    [timed] = with_times([fused], {"conv + relu": 7_000, "another": 1})
+    [timed] = with_times([fused], {"conv + relu": (7_000,), "another": (1,)})
     assert timed.time_ns == 7_000
     assert layers_to_json([timed], runs=50)["runs"] == 50
+
+
+def test_layers_that_share_a_name_have_a_time_each() -> None:
+    twins = layers_from_inspector(json.dumps({"Layers": ["conv", "relu", "conv"]}))
+    assert [layer.time_ns for layer in with_times(twins, {"conv": (5, 9), "relu": (2,)})] == [5, 2, 9]
 
 
 def test_an_engine_without_details_tells_names_alone() -> None:

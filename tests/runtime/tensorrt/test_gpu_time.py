@@ -85,3 +85,7 @@ def test_what_is_captured_already_is_not_to_be_captured() -> None:
     )
     assert replace(bound, cuda_graph=True).warnings() == ()
     assert take(1_000, warm_up_ns=1, least_ns=1)[1].to_json()["flags"]["cuda_graph"] is True  # type: ignore[index, call-overload]
+
+
+def test_times_below_what_the_clock_resolves_are_no_reason_to_fail() -> None:
+    assert times([0, 0, 0], enqueue=0).warnings() == ()
