@@ -14,14 +14,15 @@ import os
 import signal
 import sys
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from enginewright import __version__
-from enginewright.gate.command import add_gate_options, run_gate_command
-from enginewright.report_command import add_report_options, run_report
+from enginewright.command_line import Command, parser
+from enginewright.gate.command import run_gate_command
+from enginewright.report_command import run_report
 from enginewright_runtime.errors import EnginewrightError
 from enginewright_runtime.exit_codes import ExitCode
 
@@ -31,8 +32,8 @@ __all__ = ["main"]
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command. Returns the exit code."""
     _mend_streams()
-    parsed = _parser().parse_args(arguments)
-    command: Callable[[argparse.Namespace], ExitCode] = parsed.command
+    parsed = parser(_COMMANDS).parse_args(arguments)
+    command = _COMMANDS[parsed.command]
     try:
         code = command(parsed)
         _flush()
@@ -124,87 +125,6 @@ def _complain(error: EnginewrightError) -> None:
         _own_up()
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="enginewright", description="Build, verify and measure compressed models for the computer they run on."
-    )
-    parser.add_argument("--version", action="version", version=f"enginewright {__version__}")
-    commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
-
-    def add(name: str, run: Callable[[argparse.Namespace], ExitCode], summary: str) -> argparse.ArgumentParser:
-        command = commands.add_parser(name, help=summary, description=summary)
-        command.set_defaults(command=run)
-        return command
-
-    for name, run, summary in (
-        ("build", _build, "build a recipe for a target into dist/: the bundle and its report"),
-        ("plan", _plan, "show the steps of a build: which are reused, and why each other is stale"),
-        ("why", _why, "name the inputs that changed since the last build"),
-    ):
-        command = add(name, run, summary)
-        command.add_argument("recipe", metavar="RECIPE", help="a recipe's name, or its file")
-        command.add_argument("--target", required=True, help="the target's name (`enginewright targets` lists them)")
-        command.add_argument(
-            "--set",
-            action="append",
-            default=[],
-            metavar="NAME=VALUE",
-            dest="settings",
-            help="a value for the recipe's template",
-        )
-        command.add_argument("--json", action="store_true", help="print one JSON object on standard output")
-        if name == "build":
-            command.add_argument("--strict", action="store_true", help="end with 4 where the verdict is INCONCLUSIVE")
-            command.add_argument(
-                "--require-measured", action="store_true", help="end with 4 where the engine is still to be measured"
-            )
-            command.add_argument(
-                "--device",
-                type=_address,
-                metavar="ssh://[USER@]HOST[:PORT]",
-                help="finish the bundle there: compile, evaluate and measure it on that device",
-            )
-        if name == "why":
-            command.add_argument("step", metavar="STEP", nargs="?", help="only this step")
-    command = add(
-        "gate", _gate, "judge a bundle against a baseline, side by side on this machine: PASS, FAIL or INCONCLUSIVE"
-    )
-    add_gate_options(command)
-    add_report_options(
-        add("report", _report, "write the report of a bundle, with what devices have made of it and measured since")
-    )
-    command = add("gc", _gc, "remove from the store what no recipe's last build uses")
-    command.add_argument("--json", action="store_true", help="print one JSON object on standard output")
-    command = add("schema", _schema, "print the JSON Schema of recipes or targets, for editors")
-    command.add_argument("kind", choices=("recipe", "target"))
-    command = add("targets", _targets, "list the targets, and what this host can do for each: build, run, or neither")
-    command.add_argument("--json", action="store_true", help="print one JSON object on standard output")
-    command = add("trend", _trend, "show how the figures went over commits, with every change marked")
-    command.add_argument(
-        "paths", nargs="+", type=Path, metavar="PATH", help="bundles, measurement files, or folders of them"
-    )
-    command.add_argument("--output", type=Path, metavar="TREND.html", help="write a page with the plots")
-    command.add_argument("--json", action="store_true", help="print one JSON object on standard output")
-    command = add("baseline", _baseline, "keep a bundle as a baseline under a name, or fetch it")
-    command.add_argument("action", choices=("save", "fetch"))
-    command.add_argument("name", metavar="NAME", help="such as main or release-1.2")
-    command.add_argument("bundle", type=Path, metavar="BUNDLE", help="the bundle to save, or where to put it")
-    command.add_argument(
-        "--store", metavar="ADDRESS", help="a folder, s3://bucket/folder and the like (ENGINEWRIGHT_BASELINES)"
-    )
-    command.add_argument("--json", action="store_true", help="print one JSON object on standard output")
-    command = add("init", _init, "write a commented starter recipe that builds")
-    command.add_argument("folder", nargs="?", default=".", type=Path, help="the project's folder (default: here)")
-    command = add("doctor", _doctor, "what this host can build, run and measure, and what to install for the rest")
-    command.add_argument("--json", action="store_true", help="print one JSON object on standard output")
-    command = add("keygen", _keygen, "make a pair of keys for signing bundles")
-    command.add_argument("file", type=Path, metavar="FILE", help="the private key; the public one becomes FILE.pub")
-    command = add("sign", _sign, "sign a bundle")
-    command.add_argument("bundle", type=Path, metavar="BUNDLE")
-    command.add_argument("--key", required=True, type=Path, metavar="FILE", help="the private key")
-    return parser
-
-
 def _job(arguments: argparse.Namespace) -> Any:
     from enginewright.build import prepare
     from enginewright.project import find_project
@@ -244,16 +164,6 @@ def _build(arguments: argparse.Namespace) -> ExitCode:
         return ExitCode.FAILED
     open_ends = {"INCONCLUSIVE": arguments.strict, "PENDING": arguments.require_measured}
     return ExitCode.INCONCLUSIVE if open_ends.get(verdict) else ExitCode.OK
-
-
-def _address(text: str) -> Any:
-    from enginewright.device.address import parse_address
-    from enginewright.errors import UsageError
-
-    try:
-        return parse_address(text)
-    except UsageError as error:
-        raise argparse.ArgumentTypeError(f"{error.message}; {error.hint}") from None
 
 
 def _gate(arguments: argparse.Namespace) -> ExitCode:
@@ -428,3 +338,21 @@ def _sign(arguments: argparse.Namespace) -> ExitCode:
         raise UsageError(f"{arguments.bundle}: cannot be written: {error.strerror}") from None
     _say(f"{signed.path}: signed by the key {signed.signed_by}, sha256 {signed.sha256}")
     return ExitCode.OK
+
+
+_COMMANDS: Mapping[str, Command] = {
+    "build": _build,
+    "plan": _plan,
+    "why": _why,
+    "gate": _gate,
+    "report": _report,
+    "gc": _gc,
+    "schema": _schema,
+    "targets": _targets,
+    "trend": _trend,
+    "baseline": _baseline,
+    "init": _init,
+    "doctor": _doctor,
+    "keygen": _keygen,
+    "sign": _sign,
+}

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from enginewright_runtime.measurement import SessionRecord
+from enginewright_runtime.measurement import Measurement, SessionRecord
 from enginewright_runtime.sequential import PairedSession
 from enginewright_runtime.stats import percentile, samples_for_percentile
 from enginewright_runtime.warm_up import WarmUpRule
@@ -88,6 +88,15 @@ def disturbed_rounds(session: SessionRecord, labels: Iterable[str], rounds: int)
             middle = statistics.median(clocks.values()) if clocks else 0
             found |= {index for index, clock in clocks.items() if abs(clock - middle) > _CLOCK_MOVED * middle}
     return frozenset(index for index in found if index < rounds)
+
+
+def disturbed_chunks(measurement: Measurement, label: str) -> tuple[int, int] | None:
+    """In how many chunks of one engine that was so, and how many there are; None where nobody looked."""
+    if not any(session.chunk_conditions for session in measurement.sessions):
+        return None
+    chunks = measurement.protocol.rounds
+    found = sum(len(disturbed_rounds(session, [label], chunks)) for session in measurement.sessions)
+    return found, chunks * len(measurement.sessions)
 
 
 def share_dropped(pairs: Iterable[PairRecord]) -> float:

@@ -8,11 +8,11 @@ from dataclasses import dataclass
 from enginewright.errors import EnginewrightError, StoreError
 from enginewright.record import Record
 from enginewright.report.compression_artifacts import CompressionArtifacts, compression_from_artifacts
+from enginewright.report.compression_data import Compression
 from enginewright.report.conditions import condition_facts, fingerprint_facts
 from enginewright.report.data import (
     Changed,
     ClassAccuracy,
-    Compression,
     Evaluation,
     Fact,
     Latency,

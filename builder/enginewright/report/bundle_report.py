@@ -7,7 +7,13 @@ from dataclasses import replace
 
 from enginewright.report.artifacts import latency_of
 from enginewright.report.conditions import condition_facts, fingerprint_facts
-from enginewright.report.data import DeviceRun, Fact, Latency, Network, ReportData
+from enginewright.report.data import (
+    DeviceRun,
+    Fact,
+    Latency,
+    Network,
+    ReportData,
+)
 from enginewright.report.device_artifacts import device_run, measurement_of
 from enginewright.report.engine_artifacts import engine_layers_of
 from enginewright.report.stored import FILE_NAME, report_from_bytes

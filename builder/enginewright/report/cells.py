@@ -6,7 +6,7 @@ from collections.abc import Iterable
 
 from markupsafe import Markup
 
-from enginewright.report.data import TimeSaved
+from enginewright.report.compression_data import TimeSaved
 from enginewright.report.svg import at, cell_chart, element
 from enginewright_runtime.budget import Finding
 

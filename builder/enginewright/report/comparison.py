@@ -244,8 +244,10 @@ def latency_row(row: PercentileRow, latency: Latency) -> ComparisonRow:
     if row.missing:
         return ComparisonRow(f"{row.name} latency", Figure(), Figure(), Figure(NONE, row.missing))
     change, trend = change_of(row.ratio, less="faster", more="slower")
-    sides = (Figure(NONE if value is None else milliseconds(value)) for value in (row.reference_ns, row.engine_ns))
-    written = ComparisonRow(f"{row.name} latency", *sides, Figure(change), trend)
+    before, after = (
+        Figure(NONE if value is None else milliseconds(value)) for value in (row.reference_ns, row.engine_ns)
+    )
+    written = ComparisonRow(f"{row.name} latency", before, after, Figure(change), trend)
     ratios = session_ratios(latency) if row.percent == 50 else ()
     if len(ratios) < 2:
         return written

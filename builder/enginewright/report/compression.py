@@ -5,7 +5,14 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from enginewright.report.comparison import Figure
-from enginewright.report.data import BlockRemoval, Frontier, MethodChoice, Precision, TimeSaved, Training
+from enginewright.report.compression_data import (
+    BlockRemoval,
+    Frontier,
+    MethodChoice,
+    Precision,
+    TimeSaved,
+    Training,
+)
 from enginewright.units import (
     NONE,
     counted,

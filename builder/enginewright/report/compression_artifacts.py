@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from enginewright.errors import StoreError
-from enginewright.report.data import (
+from enginewright.report.compression_data import (
     Assignment,
     Block,
     BlockRemoval,

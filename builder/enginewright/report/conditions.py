@@ -8,7 +8,7 @@ from enginewright.report.data import Fact
 from enginewright.units import duration, file_size, significant
 from enginewright_runtime.canonical import Json
 from enginewright_runtime.measurement import Measurement
-from enginewright_runtime.paired import disturbed_rounds
+from enginewright_runtime.paired import disturbed_chunks
 
 
 def fingerprint_facts(fingerprint: Mapping[str, Json]) -> tuple[Fact, ...]:
@@ -45,12 +45,11 @@ def condition_facts(measurement: Measurement) -> tuple[Fact, ...]:
 
 def _disturbed(measurement: Measurement) -> tuple[Fact, ...]:
     """In how many chunks clocks changed, which are read where the engine runs on a GPU."""
-    if not any(session.chunk_conditions for session in measurement.sessions):
-        return ()
-    chunks = measurement.protocol.rounds
-    found = sum(len(disturbed_rounds(session, ["engine"], chunks)) for session in measurement.sessions)
+    found = disturbed_chunks(measurement, "engine")
     return (
-        Fact("chunks in which clocks changed or were throttled", f"{found} of {chunks * len(measurement.sessions)}"),
+        ()
+        if found is None
+        else (Fact("chunks in which clocks changed or were throttled", f"{found[0]} of {found[1]}"),)
     )
 
 

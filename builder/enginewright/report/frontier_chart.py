@@ -7,7 +7,7 @@ from itertools import pairwise
 
 from markupsafe import Markup
 
-from enginewright.report.data import Frontier, FrontierPoint
+from enginewright.report.compression_data import Frontier, FrontierPoint
 from enginewright.report.svg import STRETCHED_WIDTH, LogAxis, at, element, even_ticks, figure, path, stretched
 from enginewright.units import MINUS
 

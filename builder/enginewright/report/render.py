@@ -13,7 +13,8 @@ from markupsafe import Markup, escape
 
 from enginewright import units
 from enginewright.report import accuracy, caches, cells, charts, comparison, compression, device, layers, pending
-from enginewright.report.data import Compression, ReportData
+from enginewright.report.compression_data import Compression
+from enginewright.report.data import ReportData
 from enginewright.report.engine_layers import engine_view
 from enginewright.report.frontier_chart import frontier_chart
 from enginewright.report.parts_chart import parts_chart

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from markupsafe import Markup
 
-from enginewright.report.data import Training
+from enginewright.report.compression_data import Training
 from enginewright.report.svg import STRETCHED_WIDTH, at, element, even_ticks, figure, path, stretched
 from enginewright.units import percent
 

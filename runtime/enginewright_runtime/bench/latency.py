@@ -19,7 +19,7 @@ from enginewright_runtime.gpu import gpu_words
 from enginewright_runtime.manifest import EngineEntry
 from enginewright_runtime.measure import measure
 from enginewright_runtime.measurement import Measurement, Protocol, pooled_ns
-from enginewright_runtime.paired import disturbed_rounds
+from enginewright_runtime.paired import disturbed_chunks
 
 
 def bench_latency(
@@ -95,11 +95,9 @@ def disturbed_line(measurement: Measurement) -> str:
     """In how many chunks clocks changed, which are read where the engine runs on a GPU; empty where they were not. No
     sample is left out for it.
     """
-    if not any(session.chunk_conditions for session in measurement.sessions):
+    if (found := disturbed_chunks(measurement, "engine")) is None:
         return ""
-    chunks = measurement.protocol.rounds
-    found = sum(len(disturbed_rounds(session, ["engine"], chunks)) for session in measurement.sessions)
-    return f"  clocks changed or were throttled in {found} of {chunks * len(measurement.sessions)} chunks"
+    return f"  clocks changed or were throttled in {found[0]} of {found[1]} chunks"
 
 
 def _verdict_line(findings: Sequence[Finding] | None) -> str:

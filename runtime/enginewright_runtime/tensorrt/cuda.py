@@ -111,13 +111,13 @@ class Bindings:
         self._streams: dict[int, Any] = {}
         self._graphs: dict[int, Any] = {}
         self._events: dict[int, Any] = {}
-        self._threads: set[int] = set()
+        self._here = threading.local()
         self.enter()
 
     def enter(self) -> None:
-        if threading.get_ident() not in self._threads:
+        if not hasattr(self._here, "entered"):  # the number of a thread that has ended may be another's
             self._call("cuCtxSetCurrent", self._context)
-            self._threads.add(threading.get_ident())
+            self._here.entered = True
 
     def new_stream(self) -> int:
         stream = self._call("cuStreamCreate", _BLOCKING_NOTHING)
@@ -206,14 +206,14 @@ class PyCuda:
         self._library: Any = None
         self._graphs: list[int] = []
         self._events: list[Any] = []
-        self._threads: set[int] = set()
+        self._here = threading.local()
         atexit.register(self.free)  # pycuda aborts where its stack of contexts is not empty at the end
         self.enter()
 
     def enter(self) -> None:
-        if threading.get_ident() not in self._threads:
+        if not hasattr(self._here, "entered"):
             self._context.push()
-            self._threads.add(threading.get_ident())
+            self._here.entered = True
 
     def new_stream(self) -> int:
         stream = self._tried("Stream", self._driver.Stream, _BLOCKING_NOTHING)

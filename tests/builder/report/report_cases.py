@@ -7,35 +7,37 @@ import random
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 
-from enginewright.report.data import (
+from enginewright.report.compression_data import (
     Assignment,
     Block,
     BlockRemoval,
-    Changed,
-    ClassAccuracy,
     Compression,
-    DeviceRun,
     Epoch,
-    Evaluation,
-    Fact,
-    FloorRow,
     Frontier,
     FrontierPoint,
-    Latency,
-    Layer,
     LayerPrecision,
     MethodChoice,
     MethodTrial,
+    Precision,
+    TimeSaved,
+    Training,
+)
+from enginewright.report.data import (
+    Changed,
+    ClassAccuracy,
+    DeviceRun,
+    Evaluation,
+    Fact,
+    FloorRow,
+    Latency,
+    Layer,
     Network,
     OutputNoise,
     Pending,
-    Precision,
     ReportData,
     SessionSamples,
     StepOutput,
     StepRecord,
-    TimeSaved,
-    Training,
 )
 from enginewright.report.engine_data import EngineLayers, GpuTiming, Quantization, QuantizerPair
 from enginewright_runtime.budget import Finding, Verdict

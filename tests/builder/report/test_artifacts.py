@@ -12,7 +12,14 @@ from enginewright.errors import StoreError
 from enginewright.record import Artifact, Ingredients, Record
 from enginewright.report import NetworkArtifacts, render_html, render_markdown, report_data_from_artifacts
 from enginewright.report.artifacts import evaluation_from_json, layers_from_json
-from enginewright.report.data import Changed, ClassAccuracy, Fact, Layer, OutputNoise, StepOutput
+from enginewright.report.data import (
+    Changed,
+    ClassAccuracy,
+    Fact,
+    Layer,
+    OutputNoise,
+    StepOutput,
+)
 from enginewright_runtime.budget import Evidence, Verdict, judge
 from enginewright_runtime.caches import Caches
 from enginewright_runtime.errors import MeasurementError

@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 from tests.builder.report.report_cases import latency, time_saved, training
 
 from enginewright.report import cells, charts
-from enginewright.report.data import Epoch, Latency, SessionSamples, TimeSaved, Training
+from enginewright.report.compression_data import Epoch, TimeSaved, Training
+from enginewright.report.data import Latency, SessionSamples
 from enginewright.report.latency import SessionMedians, percentile_rows
 from enginewright.report.svg import LogAxis, element, even_ticks, path
 from enginewright.report.training_chart import training_chart

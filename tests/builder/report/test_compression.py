@@ -37,7 +37,7 @@ from enginewright.report.compression import (
     training_row,
 )
 from enginewright.report.compression_artifacts import compression_from_artifacts, frontier_from_json
-from enginewright.report.data import (
+from enginewright.report.compression_data import (
     Block,
     Compression,
     Epoch,

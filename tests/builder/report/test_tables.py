@@ -11,7 +11,14 @@ from enginewright.report import render_html, render_markdown
 from enginewright.report.accuracy import class_changes, confusion_rows, evaluation_sentences
 from enginewright.report.caches import caches_rows, caches_sentences
 from enginewright.report.comparison import comparison, verdict_sentence
-from enginewright.report.data import Changed, ClassAccuracy, Latency, Layer, ReportData, SessionSamples
+from enginewright.report.data import (
+    Changed,
+    ClassAccuracy,
+    Latency,
+    Layer,
+    ReportData,
+    SessionSamples,
+)
 from enginewright.report.latency import protocol_sentences, session_medians, session_ratios
 from enginewright.report.layers import paired_layers
 from enginewright_runtime.budget import Finding, Verdict

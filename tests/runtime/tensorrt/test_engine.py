@@ -183,6 +183,20 @@ def test_layers_of_one_name_are_timed_each(install: Any) -> None:
     assert times == {"conv": (200_000, 500_000), "relu": (100_000,)}
 
 
+@pytest.mark.parametrize("through", ["cuda.bindings", "pycuda"])
+def test_each_thread_enters_the_context_though_the_system_gives_its_number_again(install: Any, through: str) -> None:
+    """Threads that follow one another mostly have the same number."""
+    world = install("10.3.0", through=through).world
+    engine = opened()
+    before = world.cuda.calls.count("cuCtxSetCurrent") if through == "cuda.bindings" else world.pycuda.depth
+    for _ in range(5):
+        thread = threading.Thread(target=engine.run, args=({"x": sample(1)},))
+        thread.start()
+        thread.join()
+    after = world.cuda.calls.count("cuCtxSetCurrent") if through == "cuda.bindings" else world.pycuda.depth
+    assert after - before == 5
+
+
 def test_a_shape_outside_the_profile_is_refused_and_the_engine_goes_on(install: Any) -> None:
     install("10.3.0")
     engine = opened()
