@@ -74,8 +74,10 @@ def _through_pycuda() -> Cuda:
     def no_error(*arguments: object) -> int:
         return 0
 
+    functions = ("cuStreamBeginCapture_v2", "cuStreamEndCapture", "cuGraphInstantiateWithFlags", "cuGraphDestroy")
+    ours = ("cuCtxGetCurrent", "cuCtxSetCurrent", "cuGraphLaunch", "cuGraphExecDestroy")
     context = SimpleNamespace(push=nothing, pop=nothing, detach=nothing)
-    cuda = PyCuda(
+    return PyCuda(
         SimpleNamespace(
             Error=RuntimeError,
             init=nothing,
@@ -85,11 +87,9 @@ def _through_pycuda() -> Cuda:
             pagelocked_empty=lambda size, dtype, mem_flags: np.zeros(size, dtype),
             memcpy_htod_async=nothing,
             memcpy_dtoh_async=nothing,
-        )
+        ),
+        SimpleNamespace(**dict.fromkeys((*functions, *ours), no_error)),
     )
-    functions = ("cuStreamBeginCapture_v2", "cuStreamEndCapture", "cuGraphInstantiateWithFlags", "cuGraphDestroy")
-    cuda._library = SimpleNamespace(**dict.fromkeys((*functions, "cuGraphLaunch", "cuGraphExecDestroy"), no_error))
-    return cuda
 
 
 THROUGH: Mapping[str, Callable[[], Cuda]] = {"pycuda": _through_pycuda, "cuda.bindings": _through_bindings}

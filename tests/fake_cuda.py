@@ -155,6 +155,10 @@ class FakePyCuda:
         self.depth = 0
 
     def init(self) -> None: ...
+    def on_the_stack(self) -> None:
+        """What makes something wants a context on pycuda's own stack, of this thread."""
+        assert self.depth == 1, "explicit_context_dependent failed: invalid device context"
+
     def Device(self, index: int) -> Any:
         def move(by: int) -> None:
             self.depth += by
@@ -163,9 +167,11 @@ class FakePyCuda:
         return SimpleNamespace(retain_primary_context=lambda: context)
 
     def Stream(self, flags: int) -> Any:
+        self.on_the_stack()
         return SimpleNamespace(handle=7, synchronize=lambda: None)
 
     def Event(self) -> Any:
+        self.on_the_stack()
         marks = self._bindings.marked
 
         def record(stream: Any) -> None:
@@ -175,6 +181,7 @@ class FakePyCuda:
         return event
 
     def mem_alloc(self, size: int) -> Any:
+        self.on_the_stack()
         bindings = self._bindings
         try:
             address = bindings._cuMemAlloc(size)
@@ -191,6 +198,7 @@ class FakePyCuda:
         return Memory()
 
     def pagelocked_empty(self, size: int, dtype: type, mem_flags: int) -> Any:
+        self.on_the_stack()
         array = np.empty(size, dtype)
         base = SimpleNamespace(get_device_pointer=lambda: array.ctypes.data)
 
@@ -242,6 +250,14 @@ class FakeDriver:
 
     def cuDriverGetVersion(self, version: Any) -> int:
         return _put(version, 13000)
+
+    def cuCtxGetCurrent(self, context: Any) -> int:
+        return _put(context, 0xC0)
+
+    def cuCtxSetCurrent(self, context: Any) -> int:
+        assert context.value == 0xC0
+        self._bindings.calls.append("cuCtxSetCurrent")
+        return 0
 
     def cuStreamBeginCapture_v2(self, stream: Any, mode: int) -> int:
         self._bindings._cuStreamBeginCapture(stream.value, "")

@@ -8,8 +8,8 @@ from __future__ import annotations
 import atexit
 import ctypes
 import threading
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from importlib import import_module
 from typing import Any, Protocol
@@ -195,39 +195,59 @@ class Bindings:
 
 
 class PyCuda:
-    """Through pycuda. It has no graphs: these go through the driver's own library."""
+    """Through pycuda. It has no graphs: these go through the driver's own library, which is `library` where it is loaded.
 
-    def __init__(self, driver: Any) -> None:
+    pycuda has a stack of contexts for each thread, and ends the process where a thread ends with one on it. So ours is
+    there only while pycuda makes something; what runs asks the driver alone which context is current.
+    """
+
+    def __init__(self, driver: Any, library: Any = None) -> None:
         self._driver = driver
         self._tried("init", driver.init)
         self._context = self._tried("Device", driver.Device, 0).retain_primary_context()
         self._streams: dict[int, Any] = {}
         self._kept: list[Any] = []
-        self._library: Any = None
+        self._library = library
         self._graphs: list[int] = []
         self._events: list[Any] = []
         self._here = threading.local()
-        atexit.register(self.free)  # pycuda aborts where its stack of contexts is not empty at the end
-        self.enter()
+        self._handle = ctypes.c_void_p()
+        with self._on_the_stack():
+            self._drive("cuCtxGetCurrent", ctypes.byref(self._handle))
+        atexit.register(self.free)  # while pycuda is still there
 
     def enter(self) -> None:
         if not hasattr(self._here, "entered"):
-            self._context.push()
+            self._drive("cuCtxSetCurrent", self._handle)
             self._here.entered = True
 
+    @contextmanager
+    def _on_the_stack(self) -> Iterator[None]:
+        self._context.push()
+        try:
+            yield
+        finally:
+            self._context.pop()  # which makes a context of the application current, where pycuda has one
+            if self._handle:
+                self._drive("cuCtxSetCurrent", self._handle)
+                self._here.entered = True
+
     def new_stream(self) -> int:
-        stream = self._tried("Stream", self._driver.Stream, _BLOCKING_NOTHING)
+        with self._on_the_stack():
+            stream = self._tried("Stream", self._driver.Stream, _BLOCKING_NOTHING)
         self._streams[int(stream.handle)] = stream
         return int(stream.handle)
 
     def device_memory(self, size: int) -> tuple[int, object]:
-        memory = self._tried("mem_alloc", self._driver.mem_alloc, size)
+        with self._on_the_stack():
+            memory = self._tried("mem_alloc", self._driver.mem_alloc, size)
         self._kept.append(memory)
         return int(memory), memory
 
     def host_memory(self, size: int, *, mapped: bool) -> HostBuffer:
         flags = self._driver.host_alloc_flags.DEVICEMAP if mapped else 0
-        array = self._tried("pagelocked_empty", self._driver.pagelocked_empty, size, np.uint8, mem_flags=flags)
+        with self._on_the_stack():
+            array = self._tried("pagelocked_empty", self._driver.pagelocked_empty, size, np.uint8, mem_flags=flags)
         device = int(array.base.get_device_pointer()) if mapped else 0
         return HostBuffer(array, int(array.ctypes.data), device, array.base)
 
@@ -261,7 +281,8 @@ class PyCuda:
         self._drive("cuGraphLaunch", ctypes.c_void_p(graph), ctypes.c_void_p(stream))
 
     def new_event(self) -> int:
-        self._events.append(self._tried("Event", self._driver.Event))
+        with self._on_the_stack():
+            self._events.append(self._tried("Event", self._driver.Event))
         return len(self._events) - 1
 
     def record(self, event: int, stream: int) -> None:
@@ -283,7 +304,6 @@ class PyCuda:
             self._kept.pop().free()
         self._events.clear()
         self._streams.clear()
-        self._context.pop()
         self._context.detach()
 
     def _tried(self, name: str, call: Callable[..., Any], *arguments: Any, **named: Any) -> Any:

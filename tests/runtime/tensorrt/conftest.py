@@ -9,7 +9,7 @@ from types import ModuleType
 from typing import Any
 
 import pytest
-from tests.fake_cuda import FakeBindings, FakePyCuda
+from tests.fake_cuda import FakeBindings, FakeDriver, FakePyCuda
 from tests.fake_tensorrt import VERSIONS, fake_tensorrt
 
 from enginewright_runtime.tensorrt import device
@@ -40,6 +40,8 @@ def install(monkeypatch: pytest.MonkeyPatch, tmp_path: Any) -> Callable[..., Any
         if through == "pycuda":
             module.world.pycuda = FakePyCuda(bindings)
             _place(monkeypatch, "pycuda.driver", module.world.pycuda)
+            driver = FakeDriver(bindings)
+            monkeypatch.setattr("enginewright_runtime.tensorrt.cuda.ctypes.CDLL", lambda name: driver)
         else:
             _place(monkeypatch, "cuda.bindings.driver", bindings)
         return module

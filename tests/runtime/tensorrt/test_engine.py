@@ -6,6 +6,7 @@ import sys
 import threading
 from dataclasses import replace
 from importlib import import_module
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -188,13 +189,46 @@ def test_each_thread_enters_the_context_though_the_system_gives_its_number_again
     """Threads that follow one another mostly have the same number."""
     world = install("10.3.0", through=through).world
     engine = opened()
-    before = world.cuda.calls.count("cuCtxSetCurrent") if through == "cuda.bindings" else world.pycuda.depth
+    before = world.cuda.calls.count("cuCtxSetCurrent")
     for _ in range(5):
         thread = threading.Thread(target=engine.run, args=({"x": sample(1)},))
         thread.start()
         thread.join()
-    after = world.cuda.calls.count("cuCtxSetCurrent") if through == "cuda.bindings" else world.pycuda.depth
-    assert after - before == 5
+    assert world.cuda.calls.count("cuCtxSetCurrent") - before == 5
+
+
+def test_no_thread_ends_with_a_context_on_pycudas_stack(install: Any) -> None:
+    """pycuda ends the process there."""
+    world = install("10.3.0", through="pycuda").world
+    left: list[int] = []
+
+    def work() -> None:
+        engine = opened()
+        engine.time_once({"x": sample(1)})
+        left.append(world.pycuda.depth)
+        engine.close()
+        left.append(world.pycuda.depth)
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    thread.join()
+    assert left == [0, 0]
+
+
+def test_a_context_that_the_application_has_in_pycuda_is_not_current_while_the_engine_runs(install: Any) -> None:
+    """As with pycuda.autoinit: whatever is popped from pycuda's stack makes the application's current again."""
+    world = install("10.3.0", through="pycuda").world
+    current: list[str] = []
+    context = world.pycuda.Device(0).retain_primary_context()
+    pop = context.pop
+    context.pop = lambda: (pop(), current.append("application's"))
+    world.pycuda.Device = lambda index: SimpleNamespace(retain_primary_context=lambda: context)
+    driver = cuda.ctypes.CDLL("libcuda.so.1")
+    driver.cuCtxSetCurrent = lambda handle: current.append("ours") or 0
+    engine = opened()
+    engine.run({"x": sample(1)})
+    engine.time_once({"x": sample(1)})
+    assert current[-1] == "ours"
 
 
 def test_a_shape_outside_the_profile_is_refused_and_the_engine_goes_on(install: Any) -> None:
