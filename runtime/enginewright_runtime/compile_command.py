@@ -67,7 +67,7 @@ def _device_lines(finished: Finished) -> list[str]:
     reformats = sum(one.reformat for one in layers)
     median = trtexec_percentile(on_gpu.compute_ns, 50)
     return [
-        f"  {len(layers)} layers, of them {integer} int8 and {reformats} that only reformat",
+        *([f"  {len(layers)} layers, of them {integer} int8 and {reformats} that only reformat"] if layers else []),
         f"  GPU time {median / 1e6:.4g} ms at the median, taken as trtexec does "
         f"{'with' if on_gpu.cuda_graph else 'without'} a CUDA graph",
         *(f"  warning: {warning}" for warning in on_gpu.warnings()),
@@ -76,7 +76,7 @@ def _device_lines(finished: Finished) -> list[str]:
 
 def _float16_lines(finished: Finished) -> list[str]:
     """How many times as fast as the same network in float16 it is, and what its int8 costs."""
-    if finished.measurement is None or finished.comparison is None:
+    if finished.measurement is None or finished.float16 is None:
         return []
     lines = []
     if ratios := times_faster(finished.measurement):
@@ -87,4 +87,5 @@ def _float16_lines(finished: Finished) -> list[str]:
             lines.append(
                 "  warning: int8 is slower than float16; the layers below are to blame: keep them in float (keep_float)"
             )
-    return [*lines, *(f"    {line}" for line in finished.comparison.lines())]
+    compared = finished.comparison
+    return [*lines, *(f"    {line}" for line in (compared.lines() if compared else ()))]

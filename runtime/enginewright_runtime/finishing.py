@@ -63,7 +63,7 @@ class Finished:
     @property
     def comparison(self) -> Comparison | None:
         """The engine's layers beside those of the same network in float16."""
-        if self.examined is None or self.float16 is None:
+        if self.examined is None or self.float16 is None or not self.examined.layers:
             return None
         return self.float16.beside(self.examined.layers)
 
@@ -104,7 +104,7 @@ def finish_bundle(
         finished = Finished(entry, there is None, len(engine), warnings, golden.compare(opened.run(golden.inputs)))
         if not finished.agrees:
             return finished
-        finished = replace(finished, examined=_examined(opened, sample))
+        finished = _examined(finished, opened, sample)
     finished = _with_float16(finished, bundle, pending, sample, on_phase)
     on_phase("measuring")
     taken = _measure(finished, engine, sample, sessions=sessions, on_progress=on_progress)
@@ -162,12 +162,16 @@ def _counted(on_phase: OnPhase) -> Callable[[str, int, int], None]:
     return lambda name, done, total: on_phase(f"{name} ({done} of {total})" if total else name)
 
 
-def _examined(opened: OpenEngine, sample: Mapping[str, Array]) -> Examined | None:
-    """What an engine of TensorRT tells of itself; None of any other."""
+def _examined(finished: Finished, opened: OpenEngine, sample: Mapping[str, Array]) -> Finished:
+    """With what an engine of TensorRT tells of itself; any other tells nothing."""
     from enginewright_runtime.tensorrt.engine import TensorRTEngine
     from enginewright_runtime.tensorrt.examine import examine
 
-    return examine(opened, sample) if isinstance(opened, TensorRTEngine) else None
+    if not isinstance(opened, TensorRTEngine):
+        return finished
+    found = examine(opened, sample)
+    undescribed = (f"the layers are not known: {found.undescribed}",) if found.undescribed else ()
+    return replace(finished, examined=found, warnings=(*finished.warnings, *undescribed))
 
 
 def _with_float16(

@@ -288,6 +288,19 @@ class TestTensorRT:
         assert len(timed["compute_ns"]) == 10
         assert timed["flags"]["transfers"] is False  # an Orin shares its memory
 
+    def test_a_version_that_tells_of_its_layers_otherwise_costs_a_warning_and_not_the_engine(
+        self, tmp_path: Path, install: Any, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        module = install("11.4.0", on=ORIN)
+        monkeypatch.setattr(module.EngineInspector, "get_engine_information", lambda self, kind: '{"layers": []}')
+        path = waiting(tmp_path / "b.ewb", ON_ORIN)
+        assert main(["compile", str(path)]) == 4  # one session decides no budget
+        out = capsys.readouterr().out
+        assert "warning: the layers are not known: TensorRT does not describe the engine's layers: 'Layers'" in out
+        assert "GPU time 0.25 ms at the median" in out
+        assert "layers, of them" not in out
+        assert len(read_bundle(path).manifest.engines) == 1
+
     def test_int8_is_measured_beside_float16_and_what_costs_it_time_is_named(
         self, tmp_path: Path, install: Any, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
     ) -> None:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from enginewright_runtime.backends.protocol import Array
 from enginewright_runtime.canonical import canonical_bytes
+from enginewright_runtime.errors import EngineError
 from enginewright_runtime.tensorrt import gpu_time
 from enginewright_runtime.tensorrt.engine import TensorRTEngine
 from enginewright_runtime.tensorrt.engine_layers import EngineLayer, layers_to_json, with_times
@@ -19,10 +20,13 @@ RUNS = 50  # of which a layer's time is the median
 
 @dataclass(frozen=True)
 class Examined:
-    """The layers, each with its time, and the times of whole inferences, all on the GPU."""
+    """The layers, each with its time, and the times of whole inferences, all on the GPU. `undescribed`: why there are no
+    layers.
+    """
 
     layers: tuple[EngineLayer, ...]
     on_gpu: GpuTimes
+    undescribed: str = ""
 
     def layers_file(self) -> bytes:
         return canonical_bytes(layers_to_json(self.layers, runs=RUNS))
@@ -32,6 +36,13 @@ class Examined:
 
 
 def examine(engine: TensorRTEngine, inputs: Mapping[str, Array]) -> Examined:
-    """Time an engine on `inputs`. The layers come last: the profiler stays attached, and slows what follows."""
+    """Time an engine on `inputs`. The layers come last: the profiler stays attached, and slows what follows.
+
+    An engine that runs is as good where its version tells of the layers otherwise than those before it: then there are none.
+    """
     on_gpu = gpu_time.time_on_gpu(engine, inputs)
-    return Examined(with_times(engine.layers(), engine.time_layers(inputs, runs=RUNS)), on_gpu)
+    try:
+        layers = engine.layers()
+    except EngineError as error:
+        return Examined((), on_gpu, error.message)
+    return Examined(with_times(layers, engine.time_layers(inputs, runs=RUNS)), on_gpu)
