@@ -82,8 +82,10 @@ def _float16_lines(finished: Finished) -> list[str]:
     ratio = statistics.median(ratios)
     said = f"{ratio:.2f} times as fast as the same network in float16"
     lines = [f"  {said} ({min(ratios):.2f} to {max(ratios):.2f} over {len(ratios)} sessions)"]
+    found = finished.comparison.lines()
     if ratio < 1:
+        blamed = "; the layers below are to blame: keep them in float (keep_float)"
         lines.append(
-            "  warning: int8 is slower than float16; the layers below are to blame: keep them in float (keep_float)"
+            f"  warning: int8 is slower than float16{blamed if found else ', though none of its layers is by itself'}"
         )
-    return [*lines, *(f"    {line}" for line in finished.comparison.lines())]
+    return [*lines, *(f"    {line}" for line in found)]
