@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from tests.fake_cuda import H200, ORIN
 from tests.runtime.power_modes import board as board
-from tests.runtime.tensorrt.conftest import H200, ORIN
 from tests.runtime.tensorrt.conftest import install as install
 from tests.runtime.tensorrt.networks import product
 from tests.runtime.tiny_bundle import SETTINGS, make_bundle, tiny_golden, tiny_manifest, tiny_model

@@ -10,8 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from tests.fake_cuda import Code, FakeBindings
-from tests.runtime.tensorrt.conftest import H200, ORIN
+from tests.fake_cuda import H200, ORIN, Code, FakeBindings
 from tests.runtime.tiny_bundle import WEIGHTS, tiny_model
 
 from enginewright_runtime.backends import backend
