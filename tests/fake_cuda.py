@@ -6,6 +6,7 @@ Work of a stream is done at once. What is taken and given back is counted, so th
 from __future__ import annotations
 
 import ctypes
+import os
 from collections.abc import Callable
 from enum import IntEnum
 from types import SimpleNamespace
@@ -13,11 +14,17 @@ from typing import Any
 
 import numpy as np
 
+from enginewright_runtime.tensorrt.device import Device
+
+ORIN = Device("Orin", "8.7", 16, 64 << 30, integrated=True, driver_cuda="12.6")
+H200 = Device("NVIDIA H200", "9.0", 132, 141 << 30, integrated=False, driver_cuda="13.0")
+
 
 class Code(IntEnum):
     CUDA_SUCCESS = 0
     CUDA_ERROR_OUT_OF_MEMORY = 2
     CUDA_ERROR_DEVICE_UNAVAILABLE = 46
+    CUDA_ERROR_NO_DEVICE = 100
     CUDA_ERROR_STREAM_CAPTURE_INVALIDATED = 901
 
 
@@ -220,13 +227,17 @@ class FakePyCuda:
 
 
 class FakeDriver:
-    """The library libcuda.so.1 as ctypes gives it, for what is asked of it directly: the device, and graphs."""
+    """The library libcuda.so.1 as ctypes gives it, for what is asked of it directly: the device, and graphs.
 
-    def __init__(self, bindings: FakeBindings) -> None:
-        self._bindings = bindings
+    `cu_init` is the code that it starts with.
+    """
+
+    def __init__(self, bindings: FakeBindings, gpu: Device, *, cu_init: int = 0) -> None:
+        self._bindings, self._gpu, self._cu_init = bindings, gpu, cu_init
 
     def cuInit(self, flags: int) -> int:
-        return 0
+        hidden = os.environ.get("CUDA_VISIBLE_DEVICES") == ""
+        return self._cu_init or (Code.CUDA_ERROR_NO_DEVICE if hidden else 0)
 
     def cuDeviceGetCount(self, count: Any) -> int:
         return _put(count, 1)
@@ -235,10 +246,12 @@ class FakeDriver:
         return _put(device, index)
 
     def cuDeviceGetAttribute(self, value: Any, number: int, device: Any) -> int:
-        return _put(value, {16: 132, 75: 9, 76: 0}.get(number, 0))
+        major, minor = map(int, self._gpu.compute_capability.split("."))
+        known = {16: self._gpu.sm_count, 18: int(self._gpu.integrated), 75: major, 76: minor}
+        return _put(value, known.get(number, 0))
 
     def cuDeviceGetName(self, name: Any, size: int, device: Any) -> int:
-        name.value = b"NVIDIA Fake"
+        name.value = self._gpu.name.encode()
         return 0
 
     def cuDeviceGetPCIBusId(self, bus: Any, size: int, device: Any) -> int:
@@ -246,10 +259,11 @@ class FakeDriver:
         return 0
 
     def cuDeviceTotalMem_v2(self, size: Any, device: Any) -> int:
-        return _put(size, self._bindings.limit_bytes)
+        return _put(size, self._gpu.memory_bytes)
 
     def cuDriverGetVersion(self, version: Any) -> int:
-        return _put(version, 13000)
+        major, minor = map(int, self._gpu.driver_cuda.split("."))
+        return _put(version, major * 1000 + minor * 10)
 
     def cuCtxGetCurrent(self, context: Any) -> int:
         return _put(context, 0xC0)

@@ -2,17 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import ClassVar, Literal, TypeAlias
 
-from enginewright.recipe_rules import (
-    accuracy_drop_needs_auto,
-    either_blocks_or_latency,
-    either_macs_or_energy,
-    recovery_between_rounds,
-)
-from enginewright.schema import FACTORY, FACTORY_WORDS, RULE, Check, Json, Rule
+from enginewright.schema import FACTORY, FACTORY_WORDS, RULE, Check, Fault, Json, Rule
 
 __all__ = [
     "Calibration",
@@ -28,6 +22,37 @@ __all__ = [
     "Student",
     "Training",
 ]
+
+
+# Rules that span several keys of a step: each is given their values, and yields what is wrong between them.
+
+
+def _recovery_between_rounds(rounds: int, between: Recover | None) -> Iterator[Fault]:
+    if rounds > 1 and between is None:
+        yield Fault((), "how to recover between the rounds", missing="between")
+    if rounds == 1 and between is not None:
+        yield Fault(("between",), "needs rounds: 2 or more, for there is nothing between one round and the next")
+    if between is not None and between.quantized:
+        yield Fault(("between", "quantized"), "belongs to the last recover before quantize")
+
+
+def _either_blocks_or_latency(blocks: int | None, latency: float | None) -> Iterator[Fault]:
+    yield from _either("blocks", blocks, "latency", latency)
+
+
+def _either_macs_or_energy(macs: float | None, energy: float | None) -> Iterator[Fault]:
+    yield from _either("macs", macs, "energy", energy)
+
+
+def _either(first: str, one: object, second: str, other: object) -> Iterator[Fault]:
+    if (one is None) == (other is None):
+        got = "neither" if one is None else "both"
+        yield Fault((), f"must have either {first} or {second}, got {got}")
+
+
+def _accuracy_drop_needs_auto(keep_float: str | tuple[str, ...], accuracy_drop: float | None) -> Iterator[Fault]:
+    if accuracy_drop is not None and keep_float != "auto":
+        yield Fault(("accuracy_drop",), "needs keep_float: auto, which chooses the layers that stay float to hold it")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -156,7 +181,7 @@ class Prune:
     )
     between: Recover | None = field(default=None, metadata={RULE: Rule("how to recover between the rounds")})
 
-    CHECKS: ClassVar[tuple[Check, ...]] = (Check(("rounds", "between"), recovery_between_rounds),)
+    CHECKS: ClassVar[tuple[Check, ...]] = (Check(("rounds", "between"), _recovery_between_rounds),)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -176,7 +201,7 @@ class PruneBlocks:
         default=512, metadata={RULE: Rule("training samples that the worth is measured on", minimum=1, unit="samples")}
     )
 
-    CHECKS: ClassVar[tuple[Check, ...]] = (Check(("blocks", "latency"), either_blocks_or_latency),)
+    CHECKS: ClassVar[tuple[Check, ...]] = (Check(("blocks", "latency"), _either_blocks_or_latency),)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -197,7 +222,7 @@ class Factorize:
         default=(), metadata={RULE: Rule("modules to leave as they are, by their name in the network", unique=True)}
     )
 
-    CHECKS: ClassVar[tuple[Check, ...]] = (Check(("macs", "energy"), either_macs_or_energy),)
+    CHECKS: ClassVar[tuple[Check, ...]] = (Check(("macs", "energy"), _either_macs_or_energy),)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -280,7 +305,7 @@ class Quantize:
         },
     )
 
-    CHECKS: ClassVar[tuple[Check, ...]] = (Check(("keep_float", "accuracy_drop"), accuracy_drop_needs_auto),)
+    CHECKS: ClassVar[tuple[Check, ...]] = (Check(("keep_float", "accuracy_drop"), _accuracy_drop_needs_auto),)
 
 
 CompressStep: TypeAlias = Prune | PruneBlocks | Factorize | Sparsify | Recalibrate | Recover | Student | Quantize

@@ -6,26 +6,16 @@ JSON Schema and the reference page come from them (`enginewright.schema`).
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, fields, replace
 from functools import partial
 from pathlib import Path
 from typing import ClassVar, Literal, TypeAlias
 
 from enginewright.compression import CompressStep
-from enginewright.errors import RecipeError
+from enginewright.errors import RecipeError, did_you_mean
 from enginewright.reader import named_as_its_file, parse
-from enginewright.recipe_rules import (
-    either_factory_or_onnx,
-    labels_are_needed,
-    lists_the_target,
-    onnx_cannot_be_trained,
-    order_of_compress_steps,
-    quantize_comes_once_and_last,
-    weights_of_a_factory,
-    what_onnx_forbids,
-)
-from enginewright.schema import FACTORY, FACTORY_WORDS, RULE, Check, Json, Rule
+from enginewright.schema import FACTORY, FACTORY_WORDS, RULE, Check, Fault, Json, Rule
 from enginewright.source import parse_yaml, read_text, shown
 from enginewright.target import Target
 from enginewright.template import SettingValue, render
@@ -45,6 +35,88 @@ __all__ = [
 
 _NAME = r"[A-Za-z0-9][A-Za-z0-9_-]*"
 _NAME_WORDS = "a name of letters, digits, '-' and '_'"
+
+
+# Rules that span several keys: each is given their values, every one valid by itself, and yields what is wrong between
+# them.
+
+
+def _either_factory_or_onnx(factory: str | None, onnx: str | None) -> Iterator[Fault]:
+    if (factory is None) == (onnx is None):
+        got = "neither" if factory is None else "both"
+        yield Fault((), f"must have either factory (a torch network) or onnx (a network that comes as ONNX), got {got}")
+
+
+def _weights_of_a_factory(factory: str | None, weights: str | None) -> Iterator[Fault]:
+    if factory is not None and weights is None:
+        yield Fault((), "the file with the trained weights of the factory's network", missing="weights")
+
+
+def _what_onnx_forbids(
+    onnx: str | None, factory: str | None, weights: str | None, arguments: Mapping[str, Json]
+) -> Iterator[Fault]:
+    if onnx is None or factory is not None:
+        return
+    if weights is not None:
+        yield Fault(("weights",), "belongs to a factory: an ONNX file carries its own weights")
+    if arguments:
+        yield Fault(("arguments",), "belongs to a factory: an ONNX file takes none")
+
+
+def _quantize_comes_once_and_last(compress: tuple[CompressStep, ...]) -> Iterator[Fault]:
+    places = [place for place, step in enumerate(compress) if step.KEY == "quantize"]
+    for place in places[1:]:
+        yield Fault(("compress", place, "quantize"), f"is one too many: compress[{places[0]}] quantizes already")
+    if len(places) == 1 and places[0] != len(compress) - 1:
+        sentence = "must be the last step: what follows would change the weights that it was calibrated for"
+        yield Fault(("compress", places[0], "quantize"), sentence)
+
+
+def _onnx_cannot_be_trained(model: Model, compress: tuple[CompressStep, ...]) -> Iterator[Fault]:
+    if model.onnx is None:
+        return
+    for place, step in enumerate(compress):
+        if step.KEY != "quantize":
+            yield Fault(
+                ("compress", place, step.KEY),
+                "needs a torch network, and model.onnx has no torch modules and no training graph: "
+                "give model.factory and model.weights in its place, or only quantize",
+            )
+
+
+def _order_of_compress_steps(compress: tuple[CompressStep, ...]) -> Iterator[Fault]:
+    names = [step.KEY for step in compress]
+    for place, step in enumerate(compress):
+        later = names[place + 1 :]
+        if step.KEY == "distill" and place > 0:
+            sentence = "must be the first step: its student replaces the network that the steps before it changed"
+            yield Fault(("compress", place, "distill"), sentence)
+        if step.KEY == "sparsify" and (spoiling := set(later) & {"prune", "prune_blocks", "factorize"}):
+            sentence = f"must come after {' and '.join(sorted(spoiling))}, which would break up its groups of four"
+            yield Fault(("compress", place, "sparsify"), sentence)
+        if step.KEY == "recover" and step.quantized and later[:1] != ["quantize"]:
+            sentence = "must be followed by quantize, which uses the ranges that are learned"
+            yield Fault(("compress", place, "recover", "quantized"), sentence)
+
+
+def _labels_are_needed(metric: Metric, compress: tuple[CompressStep, ...]) -> Iterator[Fault]:
+    if metric != "fidelity":
+        return
+    for place, step in enumerate(compress):
+        if step.KEY in ("recover", "distill", "prune_blocks") or (step.KEY == "prune" and step.between is not None):
+            sentence = (
+                "needs labels, and metric fidelity says that there are none: give another metric, or only quantize"
+            )
+            yield Fault(("compress", place, step.KEY), sentence)
+        elif step.KEY == "prune" and step.importance in ("taylor", "hessian"):
+            sentence = f"must not be {step.importance}, which needs labels, and metric fidelity says that there are none: take magnitude"
+            yield Fault(("compress", place, "prune", "importance"), sentence)
+
+
+def _lists_the_target(target_name: str, targets: Mapping[str, TargetSettings]) -> Iterator[Fault]:
+    if target_name not in targets:
+        meant = did_you_mean(target_name, targets, otherwise="It lists")
+        yield Fault(("targets",), f"does not list '{target_name}' (add '{target_name}: {{}}' to build for it). {meant}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -131,9 +203,9 @@ class Model:
     outputs: tuple[str, ...] = field(metadata={RULE: Rule("names of the outputs in order", least=1, unique=True)})
 
     CHECKS: ClassVar[tuple[Check, ...]] = (
-        Check(("factory", "onnx"), either_factory_or_onnx),
-        Check(("factory", "weights"), weights_of_a_factory),
-        Check(("onnx", "factory", "weights", "arguments"), what_onnx_forbids),
+        Check(("factory", "onnx"), _either_factory_or_onnx),
+        Check(("factory", "weights"), _weights_of_a_factory),
+        Check(("onnx", "factory", "weights", "arguments"), _what_onnx_forbids),
     )
 
 
@@ -222,10 +294,10 @@ class Recipe:
     rendered: str = field(default="", compare=False)
 
     CHECKS: ClassVar[tuple[Check, ...]] = (
-        Check(("compress",), quantize_comes_once_and_last),
-        Check(("compress",), order_of_compress_steps),
-        Check(("model", "compress"), onnx_cannot_be_trained),
-        Check(("metric", "compress"), labels_are_needed),
+        Check(("compress",), _quantize_comes_once_and_last),
+        Check(("compress",), _order_of_compress_steps),
+        Check(("model", "compress"), _onnx_cannot_be_trained),
+        Check(("metric", "compress"), _labels_are_needed),
     )
 
 
@@ -241,7 +313,7 @@ def load_recipe(
     text = read_text(path, error=RecipeError)
     rendered = render(text, label=label, target=target, settings=settings, environment=environment)
     document = parse_yaml(rendered, label=label, written=text)
-    checks = (named_as_its_file(path), Check(("targets",), partial(lists_the_target, target.name)))
+    checks = (named_as_its_file(path), Check(("targets",), partial(_lists_the_target, target.name)))
     recipe = parse(Recipe, document, error=RecipeError, checks=checks)
     return replace(recipe, path=path.absolute(), rendered=rendered)
 

@@ -52,6 +52,11 @@ def _has_the_accelerator(dla_core: int | None, dla_cores: int) -> Iterator[Fault
         yield Fault(("dla_core",), f"must be below dla_cores ({dla_cores}), got {dla_core}")
 
 
+def _names_its_tensorrt(dla_core: int | None, tensorrt: str | None) -> Iterator[Fault]:
+    if dla_core is not None and tensorrt is None:
+        yield Fault((), "a DLA's calibration cache is written for one TensorRT", missing="tensorrt")
+
+
 def _version(doc: str) -> Rule:
     return replace(_VERSION, doc=doc)
 
@@ -72,6 +77,7 @@ class Target:
         Check(("backend", "compute_capability"), _names_its_capability),
         Check(("power_modes", "power_mode"), _knows_its_power_mode),
         Check(("dla_core", "dla_cores"), _has_the_accelerator),
+        Check(("dla_core", "tensorrt"), _names_its_tensorrt),
     )
 
     target: Literal[1] = field(

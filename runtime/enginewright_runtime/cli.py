@@ -36,6 +36,7 @@ from enginewright_runtime.interruptible import ends_in_order
 from enginewright_runtime.manifest import EngineEntry, PendingEngine
 from enginewright_runtime.npz import read_npz, write_npz
 from enginewright_runtime.option_types import positive, positive_number
+from enginewright_runtime.progress_lines import ProgressLines
 from enginewright_runtime.session import open_bundle
 from enginewright_runtime.watch.command import add_watch_options, run_watch
 
@@ -178,7 +179,11 @@ def _check(options: argparse.Namespace) -> Answer:
 
 
 def _compile(options: argparse.Namespace) -> Answer:
-    return run_compile(options, on_phase=lambda phase: print(phase, file=sys.stderr), on_progress=_progress)
+    lines = ProgressLines(sys.stderr)
+    try:
+        return run_compile(options, on_phase=lines, on_progress=_progress)
+    finally:
+        lines.end()
 
 
 def _misfit(engine: EngineEntry) -> str:

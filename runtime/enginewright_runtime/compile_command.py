@@ -78,14 +78,16 @@ def _float16_lines(finished: Finished) -> list[str]:
     """How many times as fast as the same network in float16 it is, and what its int8 costs."""
     if finished.measurement is None or finished.float16 is None:
         return []
+    comparison = finished.comparison
+    found = comparison.lines() if comparison else []
     lines = []
     if ratios := times_faster(finished.measurement):
         ratio = statistics.median(ratios)
         said = f"{ratio:.2f} times as fast as the same network in float16"
         lines.append(f"  {said} ({min(ratios):.2f} to {max(ratios):.2f} over {len(ratios)} sessions)")
         if ratio < 1:
+            blamed = "; the layers below are to blame: keep them in float (keep_float)"
             lines.append(
-                "  warning: int8 is slower than float16; the layers below are to blame: keep them in float (keep_float)"
+                f"  warning: int8 is slower than float16{blamed if found else ', though none of its layers is by itself'}"
             )
-    compared = finished.comparison
-    return [*lines, *(f"    {line}" for line in (compared.lines() if compared else ()))]
+    return [*lines, *(f"    {line}" for line in found)]

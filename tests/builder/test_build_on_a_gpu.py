@@ -6,13 +6,12 @@ import os
 import signal
 import subprocess
 import sys
-import time
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
-from tests.fake_device import H200, FakeDevice
+from tests.fake_cuda import H200
+from tests.fake_device import FakeDevice, until
 from tests.tiny_project import Finished, TinyProject, make_project
 
 from enginewright_runtime.host import machine
@@ -58,7 +57,7 @@ def station(tmp_path_factory: pytest.TempPathFactory) -> Workstation:
     lines = recipe.read_text().splitlines(keepends=True)
     kept = "".join(line for line in lines if not line.startswith(("  - prune", "  - recover")))
     recipe.write_text(kept.replace("targets:\n", "targets:\n  h200: {}\n"))
-    return Workstation(project, FakeDevice(folder / "device", H200))
+    return Workstation(project, FakeDevice(folder / "device"))
 
 
 FAILS: dict[str, tuple[dict[str, object], str]] = {
@@ -103,14 +102,14 @@ def test_a_build_that_is_ended_while_tensorrt_builds_loses_nothing_that_was_fini
     mark = station.device.folder / f"building-{number.name}"
     station.device.set(blocks=str(mark))
     process = station.start("build", "tiny", "--target", "h200")
-    _until(mark.exists)
+    until(mark.exists)
     if number is signal.SIGINT:
         os.killpg(process.pid, number)  # as the terminal does
     else:
         process.send_signal(number)
     process.communicate(timeout=60)
     assert process.returncode == code
-    _until(lambda: station.device.processes() == [])
+    until(lambda: station.device.processes() == [])
     assert station.statuses() == ["reused", "reused", "reused", "stale"]
     assert not (station.device.folder / "cache").exists()
 
@@ -120,15 +119,15 @@ def test_a_build_that_is_ended_while_tensorrt_builds_loses_nothing_that_was_fini
     [
         (
             {
-                "gpu": {**H200, "driver_cuda": "12.2"},
+                "gpu": replace(H200, driver_cuda="12.2"),
                 "version": "10.13.3",
                 "distributions": ("tensorrt", "tensorrt-cu13"),
             },
             "pending: the NVIDIA driver is too old: it knows CUDA 12.2 at the most, and TensorRT 10.13.3 (tensorrt-cu13) was "
             "made for CUDA 13",
         ),
-        ({"gpu": {**H200, "driver": False}}, "pending: there is no NVIDIA driver here"),
-        ({"gpu": {**H200, "cuInit": 100}}, "pending: the NVIDIA driver finds no GPU (cuInit gives 100)"),
+        ({"driver": False}, "pending: there is no NVIDIA driver here"),
+        ({"cu_init": 100}, "pending: the NVIDIA driver finds no GPU (cuInit gives 100)"),
         ({"distributions": ()}, "pending: TensorRT is not installed"),
         ({}, "build and run"),
     ],
@@ -136,14 +135,7 @@ def test_a_build_that_is_ended_while_tensorrt_builds_loses_nothing_that_was_fini
 def test_targets_says_what_this_computer_lacks_for_one(
     station: Workstation, tmp_path: Path, made: dict[str, object], why: str
 ) -> None:
-    device = FakeDevice(tmp_path / "device", **{"gpu": H200, **made})  # type: ignore[arg-type]
+    device = FakeDevice(tmp_path / "device", **made)  # type: ignore[arg-type]
     ran = replace(station, device=device).run("targets")
     assert ran.code == 0, ran.err
     assert why in " ".join(ran.out.split())
-
-
-def _until(condition: Callable[[], bool]) -> None:
-    ends = time.monotonic() + 60
-    while not condition():
-        assert time.monotonic() < ends, "it did not come to this"
-        time.sleep(0.02)

@@ -180,8 +180,10 @@ GPU = "target: 1\nname: van\nbackend: {backend}\nbuild: {build}\n{more}"
          "5: compute_capability must be a compute capability in quotes, such as \"8.7\", got 8.7; in quotes it is text"),
         ("tensorrt", "device", 'compute_capability: "8.7"\npower_mode: MAXN\n',
          "6: power_mode must be one of power_modes (none), got MAXN"),
-        ("tensorrt", "device", 'compute_capability: "8.7"\ndla_core: 0\n',
-         "6: dla_core must be below dla_cores (0), got 0"),
+        ("tensorrt", "device", 'compute_capability: "8.7"\ndla_cores: 2\ndla_core: 0\n',
+         "1: missing key 'tensorrt': a DLA's calibration cache is written for one TensorRT"),
+        ("tensorrt", "device", 'compute_capability: "8.7"\ntensorrt: "10.3"\ndla_core: 0\n',
+         "7: dla_core must be below dla_cores (0), got 0"),
     ],
 )  # fmt: skip
 def test_a_target_with_a_gpu_must_fit_together(backend, build, more, message, tmp_path):

@@ -49,7 +49,7 @@ def test_newlines_are_kept_as_they_are():
         ("a\n\n{{ env.ROOT }}", "x.yaml:3: the template does not render: the environment variable ROOT is not set; "
          "set it, or write a default: {{ env.ROOT | default('') }}"),
         ("{{ target.sms }}", "x.yaml:1: the template does not render: a target has no 'sms'. "
-         "It has: target, name, summary, backend, build, threads, channel_multiple and dla_cores."),
+         "It has: target, name, summary, backend, build, threads, channel_multiple, dla_cores, precision and cuda_graph."),
         ("\n{% for x in enf %}{% endfor %}", "x.yaml:2: the template does not render: 'enf' is not defined. "
          "Did you mean 'env'? Or give it with --set enf=..."),
         ("{{ 'a' + 1 }}", "x.yaml:1: the template does not render: TypeError: can only concatenate str (not \"int\") to str"),

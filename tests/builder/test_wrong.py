@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
+from tests.small_disk import mount_small_disk
 from tests.tiny_project import TinyProject
 
 Edit = Callable[[TinyProject], None]
@@ -150,16 +151,8 @@ def test_a_store_that_cannot_be_written_says_so(tiny: TinyProject) -> None:
 
 @pytest.fixture
 def small_disk(tmp_path: Path) -> Iterator[Path]:
-    """A file system of 100 kB, where this user may mount one."""
-    folder = tmp_path / "small"
-    folder.mkdir()
-    mounted = subprocess.run(
-        ["mount", "-t", "tmpfs", "-o", "size=100k", "none", str(folder)], capture_output=True, check=False
-    )
-    if mounted.returncode != 0:
-        pytest.skip("mounting a small file system needs root")
-    yield folder
-    subprocess.run(["umount", "-l", str(folder)], check=True)
+    with mount_small_disk(tmp_path / "small", size="100k") as folder:
+        yield folder
 
 
 def test_a_full_disk_says_so_and_the_next_build_goes_on(tiny: TinyProject, small_disk: Path) -> None:

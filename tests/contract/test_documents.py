@@ -9,9 +9,19 @@ from pathlib import Path
 import pytest
 
 from enginewright.cli import main
+from enginewright.target import load_target
 
 REPOSITORY = Path(__file__).parents[2]
-PAGES = [REPOSITORY / "README.md", *sorted((REPOSITORY / "docs").rglob("*.md")), REPOSITORY / "runtime" / "README.md"]
+PAGES = [
+    *(REPOSITORY / folder / "README.md" for folder in ("", "runtime", "tests/gpu")),
+    *sorted((REPOSITORY / "docs").rglob("*.md")),
+]
+
+
+def headings(page: Path) -> set[str]:
+    """As links name them: small letters, digits and hyphens."""
+    found = re.findall(r"^#+ (.+)", page.read_text(), flags=re.MULTILINE)
+    return {re.sub(r"[^\w -]", "", heading.lower()).replace(" ", "-") for heading in found}
 
 
 def test_the_schema_reference_is_what_the_code_says() -> None:
@@ -26,6 +36,20 @@ def test_links_and_named_files_are_there(page: Path) -> None:
         assert (page.parent / link).exists(), link
     for named in re.findall(r"benchmarks/\w+\.py", text):
         assert (REPOSITORY / named).exists(), named
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(REPOSITORY)))
+def test_headings_that_links_name_are_there(page: Path) -> None:
+    for link, heading in re.findall(r"\]\((?!https?:)([^)#]*)#([^)]+)\)", page.read_text()):
+        assert heading in headings(page.parent / link if link else page), f"{link}#{heading}"
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(REPOSITORY)))
+def test_targets_of_the_pages_are_valid(page: Path, tmp_path: Path) -> None:
+    for block in re.findall(r"^```yaml\n(target: 1\n.*?)^```", page.read_text(), flags=re.MULTILINE | re.DOTALL):
+        name = re.search(r"^name: (\S+)", block, flags=re.MULTILINE)[1]
+        (tmp_path / f"{name}.yaml").write_text(block)
+        assert load_target(name, [tmp_path]).name == name
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(REPOSITORY)))

@@ -122,21 +122,9 @@ def _sides(samples: Samples) -> dict[str, Any]:
 def _metric_and_split(job: Job, result: BuildResult) -> tuple[str, Split]:
     """As the build's own step `evaluate` has them. Raises PreparedError where the metric is the recipe's own code."""
     from enginewright.datasets import load_data, load_split
-    from enginewright.running import RunningStep
-    from enginewright.sources import place_sources
+    from enginewright.device.evaluation import evaluating_step
 
-    record = next(step.record for step in result.steps if step.name == "evaluate")
-    parameters = place_sources(dict(record.ingredients.parameters), job.plan.step("evaluate").sources)
-    assert isinstance(parameters, dict)
-    step = RunningStep(
-        name="evaluate",
-        parameters=parameters,
-        inputs={},
-        staging=Path(),
-        unfinished=Path(),
-        code_folder=job.project.code_folder(job.recipe.path, job.recipe.code),
-        tell=lambda event: None,
-    )
+    step = evaluating_step(job, next(step.record for step in result.steps if step.name == "evaluate"))
     metric = step.parameters["metric"].get("name")
     if metric not in METRICS:
         raise PreparedError(

@@ -6,7 +6,6 @@ import hashlib
 import os
 from collections import Counter
 from collections.abc import Sequence
-from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
 from typing import Any
 
@@ -14,13 +13,13 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
+from tests.recipes.recipe_module import ROOT, load_module
 
 from enginewright.compression import Prune, Quantize
 from enginewright.metrics import BalancedAccuracy
 from enginewright.recipe import load_recipe
 from enginewright.target import load_target
 
-ROOT = Path(__file__).parents[2]
 PHOTOGRAPHS = (
     ROOT / (os.environ.get("ENGINEWRIGHT_DATA") or "../shared/data") / "traffic-lights/traffic_lights_64x32.npz"
 )
@@ -28,16 +27,6 @@ PHOTOGRAPHS = (
 needs_photographs = pytest.mark.skipif(
     not PHOTOGRAPHS.is_file(), reason=f"there is no {PHOTOGRAPHS}: set ENGINEWRIGHT_DATA to the folder with the data"
 )
-
-
-def load(name: str) -> Any:
-    """A module of the recipe under a name of its own: every recipe has a `model` and a `data`."""
-    spec = spec_from_file_location(f"lights_{name}", ROOT / f"recipes/lights/{name}.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
 
 
 def digests(split: Sequence[Any]) -> set[str]:
@@ -51,12 +40,12 @@ def counts(split: Sequence[Any]) -> list[int]:
 
 @pytest.fixture(scope="module")
 def photographs() -> Any:
-    return load("data").Lights(str(PHOTOGRAPHS))
+    return load_module("lights", "data").Lights(str(PHOTOGRAPHS))
 
 
 def test_missing_photographs_are_an_error_that_says_where_they_were_looked_for_and_what_to_set(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError) as caught:
-        load("data").Lights(str(tmp_path / "traffic-lights/traffic_lights_64x32.npz"))
+        load_module("lights", "data").Lights(str(tmp_path / "traffic-lights/traffic_lights_64x32.npz"))
     message = str(caught.value)
     assert f"the folder {tmp_path.resolve() / 'traffic-lights'} has no file traffic_lights_64x32.npz" in message
     assert "Set the environment variable ENGINEWRIGHT_DATA" in message
@@ -70,7 +59,7 @@ def test_an_image_stays_in_its_split_when_the_file_has_another_order(tmp_path: P
     for order in (np.arange(60), generator.permutation(60)):
         file = tmp_path / f"{len(splits)}.npz"
         np.savez(file, x_train=pixels[order], y_train=labels[order])
-        data = load("data").Lights(str(file))
+        data = load_module("lights", "data").Lights(str(file))
         splits.append([digests(split) for split in (data.train, data.validation, data.calibration)])
     assert splits[0] == splits[1]
     assert [len(split) for split in splits[0]] == [42, 12, 6]
@@ -105,7 +94,7 @@ def test_the_validation_split_is_the_one_that_the_committed_weights_were_chosen_
 
 @needs_photographs
 def test_the_committed_weights_get_at_most_one_yellow_test_image_wrong(photographs: Any) -> None:
-    network = load("model").LightNet().eval()
+    network = load_module("lights", "model").LightNet().eval()
     network.load_state_dict(load_file(ROOT / "recipes/lights/lights.safetensors"))
     images = np.stack([image for image, _ in photographs.test])
     labels = np.array([label for _, label in photographs.test])
@@ -127,7 +116,7 @@ def test_the_recipe_asks_for_what_the_data_and_the_network_give(photographs: Any
     image, _ = photographs.test[0]
     assert recipe.model.inputs["image"].shape == ("batch", *image.shape)
     assert recipe.model.inputs["image"].dtype == image.dtype
-    network = load("model").LightNet(**recipe.model.arguments)
+    network = load_module("lights", "model").LightNet(**recipe.model.arguments)
     for step in recipe.compress:
         if isinstance(step, Prune):
             assert set(step.keep) <= {name for name, _ in network.named_modules()}

@@ -3,19 +3,18 @@
 from __future__ import annotations
 
 import os
-from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from tests.recipes.recipe_module import ROOT, load_module
 
 from enginewright.checkpoint import read_weights
 from enginewright.recipe import load_recipe
 from enginewright.target import load_target
 
-ROOT = Path(__file__).parents[2]
 DATA = ROOT / (os.environ.get("ENGINEWRIGHT_DATA") or "../shared/data")
 PHOTOGRAPHS = DATA / "traffic-lights/traffic_lights_64x32.npz"
 WEIGHTS = ("resnet20-12fca82f.th", "resnet20_weights.npz")
@@ -31,27 +30,17 @@ def needs(path: Path) -> None:
         pytest.skip(f"there is no {path}: set ENGINEWRIGHT_DATA to the folder with the data")
 
 
-def load(name: str) -> Any:
-    """A module of the recipe under a name of its own: every recipe has a `model` and a `data`."""
-    spec = spec_from_file_location(f"resnet20_{name}", ROOT / f"recipes/resnet20/{name}.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
 @pytest.fixture
 def photographs() -> Any:
     needs(PHOTOGRAPHS)
-    return load("data").Photographs(str(PHOTOGRAPHS))
+    return load_module("resnet20", "data").Photographs(str(PHOTOGRAPHS))
 
 
 @pytest.mark.parametrize("file", WEIGHTS)
 def test_the_published_weights_give_the_logits_of_the_loading_check(file: str, photographs: Any) -> None:
     weights = DATA / "resnet20-cifar10" / file
     needs(weights)
-    network = load("model").ResNet20().eval()
+    network = load_module("resnet20", "model").ResNet20().eval()
     # read_weights takes a .th file under weights_only=True; load_state_dict refuses a name too few or too many.
     network.load_state_dict(read_weights(weights, weights.suffix))
     images = np.stack([image for image, _ in photographs.test])
@@ -62,7 +51,7 @@ def test_the_published_weights_give_the_logits_of_the_loading_check(file: str, p
 
 
 def test_the_network_has_as_many_parameters_as_published() -> None:
-    assert sum(parameter.numel() for parameter in load("model").ResNet20().parameters()) == 269_722
+    assert sum(parameter.numel() for parameter in load_module("resnet20", "model").ResNet20().parameters()) == 269_722
 
 
 def test_the_data_has_images_to_calibrate_and_to_compare_with_and_no_labels(photographs: Any) -> None:
@@ -76,7 +65,7 @@ def test_the_data_has_images_to_calibrate_and_to_compare_with_and_no_labels(phot
 
 def test_missing_photographs_are_an_error_that_says_where_they_were_looked_for_and_what_to_set(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError) as caught:
-        load("data").Photographs(str(tmp_path / "traffic-lights/traffic_lights_64x32.npz"))
+        load_module("resnet20", "data").Photographs(str(tmp_path / "traffic-lights/traffic_lights_64x32.npz"))
     message = str(caught.value)
     assert f"the folder {tmp_path.resolve() / 'traffic-lights'} has no file traffic_lights_64x32.npz" in message
     assert "Set the environment variable ENGINEWRIGHT_DATA" in message

@@ -6,16 +6,17 @@ import io
 import signal
 import subprocess
 import sys
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
 import pytest
-from tests.fake_device import H200, ORIN, FakeDevice
+from tests.fake_cuda import H200, ORIN
+from tests.fake_device import FakeDevice, until
 from tests.fake_tensorrt import CACHE_OF_THIS_DEVICE
 from tests.runtime.tiny_bundle import tiny_golden, tiny_manifest, tiny_model
+from tests.small_disk import mount_small_disk
 
 from enginewright_runtime.bundle import read_bundle, write_bundle
 from enginewright_runtime.host import machine
@@ -83,8 +84,8 @@ def waiting(path: Path, *, off_by: float = 0.0, model: bytes | None = None) -> P
     return path
 
 
-def a_bench(folder: Path, gpu: dict[str, object] | None = None, **more: object) -> Bench:
-    made = Bench(folder, FakeDevice(folder / "device", {**H200, **(gpu or {})}, **more))  # type: ignore[arg-type]
+def a_bench(folder: Path, **device: object) -> Bench:
+    made = Bench(folder, FakeDevice(folder / "device", **device))  # type: ignore[arg-type]
     waiting(made.bundle)
     return made
 
@@ -103,13 +104,6 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> tuple[Bench, Ran]:
     return bench, bench.run("compile", "b.ewb", "--sessions", "1")
 
 
-def until(condition: Callable[[], bool], *, seconds: float = 60.0) -> None:
-    ends = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < ends, "it did not come to this"
-        time.sleep(0.02)
-
-
 def test_timings_of_another_device_are_taken_out_with_a_warning_and_replaced(finished: tuple[Bench, Ran]) -> None:
     bench, ran = finished
     assert ran.code == 4, ran.err  # one session decides no budget
@@ -119,9 +113,8 @@ def test_timings_of_another_device_are_taken_out_with_a_warning_and_replaced(fin
     assert bench.is_clean()
 
 
-WRONG: dict[str, tuple[dict[str, object], dict[str, object], dict[str, str], int, str]] = {
+WRONG: dict[str, tuple[dict[str, object], dict[str, str], int, str]] = {
     "no TensorRT": (
-        {},
         {"distributions": ()},
         {},
         4,
@@ -132,15 +125,13 @@ WRONG: dict[str, tuple[dict[str, object], dict[str, object], dict[str, str], int
     "no driver": (
         {"driver": False},
         {},
-        {},
         4,
         "b.ewb: its pending engine cannot be compiled here\n"
         "  tensorrt: there is no NVIDIA driver here\n"
         "  fix: install the driver, or go where the GPU is",
     ),
     "no GPU": (
-        {"cuInit": 100},
-        {},
+        {"cu_init": 100},
         {},
         4,
         "b.ewb: its pending engine cannot be compiled here\n"
@@ -150,7 +141,6 @@ WRONG: dict[str, tuple[dict[str, object], dict[str, object], dict[str, str], int
     ),
     "a GPU that is hidden": (
         {},
-        {},
         {"CUDA_VISIBLE_DEVICES": ""},
         4,
         "b.ewb: its pending engine cannot be compiled here\n"
@@ -158,8 +148,7 @@ WRONG: dict[str, tuple[dict[str, object], dict[str, object], dict[str, str], int
         "  fix: CUDA_VISIBLE_DEVICES is '', which hides GPUs: unset it, or name one that is there",
     ),
     "no fabric manager": (
-        {"cuInit": 802},
-        {},
+        {"cu_init": 802},
         {},
         4,
         "b.ewb: its pending engine cannot be compiled here\n"
@@ -167,8 +156,11 @@ WRONG: dict[str, tuple[dict[str, object], dict[str, object], dict[str, str], int
         "  fix: start NVIDIA's fabric manager, in the driver's version (systemctl start nvidia-fabricmanager)",
     ),
     "a driver that is too old": (
-        {"driver_cuda": "12.2"},
-        {"version": "10.13.3", "distributions": ("tensorrt", "tensorrt-cu13")},
+        {
+            "gpu": replace(H200, driver_cuda="12.2"),
+            "version": "10.13.3",
+            "distributions": ("tensorrt", "tensorrt-cu13"),
+        },
         {},
         4,
         "b.ewb: its pending engine cannot be compiled here\n"
@@ -177,8 +169,7 @@ WRONG: dict[str, tuple[dict[str, object], dict[str, object], dict[str, str], int
         "  fix: update the driver to one that knows CUDA 13, or install a TensorRT for CUDA 12",
     ),
     "a GPU of another kind": (
-        ORIN,
-        {},
+        {"gpu": ORIN},
         {},
         4,
         "b.ewb: its pending engine cannot be compiled here\n"
@@ -190,8 +181,8 @@ WRONG: dict[str, tuple[dict[str, object], dict[str, object], dict[str, str], int
 
 @pytest.mark.parametrize("name", WRONG)
 def test_a_machine_that_is_unfit_is_told_why_and_what_to_do(name: str, tmp_path: Path) -> None:
-    gpu, more, environment, code, told = WRONG[name]
-    bench = a_bench(tmp_path, gpu, **more)
+    device, environment, code, told = WRONG[name]
+    bench = a_bench(tmp_path, **device)
     before = bench.bundle.read_bytes()
     ran = bench.run("compile", "b.ewb", **environment)
     assert ran.err == f"looking at the device\nenginewright-runtime: {told}\n"
@@ -313,7 +304,7 @@ def test_an_engine_of_another_version_is_refused_with_the_command_that_mends_it(
     finished: tuple[Bench, Ran], tmp_path: Path, command: str
 ) -> None:
     bench, _ = finished
-    upgraded = Bench(tmp_path, FakeDevice(tmp_path / "device", H200, version="10.13.3"))
+    upgraded = Bench(tmp_path, FakeDevice(tmp_path / "device", version="10.13.3"))
     upgraded.bundle.write_bytes(bench.bundle.read_bytes())
     ran = upgraded.run(command, "b.ewb")
     assert ran.err == (
@@ -328,7 +319,7 @@ def test_an_engine_of_another_version_is_refused_with_the_command_that_mends_it(
 def test_a_slice_of_a_gpu_is_a_device_of_its_own(finished: tuple[Bench, Ran], tmp_path: Path) -> None:
     """A MIG instance has another name, and fewer multiprocessors: kernels that were timed on the whole are not for it."""
     bench, _ = finished
-    gpu = {**H200, "name": "NVIDIA H200 MIG 1g.18gb", "sm_count": 16}
+    gpu = replace(H200, name="NVIDIA H200 MIG 1g.18gb", sm_count=16)
     part = Bench(tmp_path, FakeDevice(tmp_path / "device", gpu))
     part.bundle.write_bytes(bench.bundle.read_bytes())
     ran = part.run("run", "b.ewb")
@@ -360,21 +351,25 @@ def test_a_kill_during_the_build_leaves_bundle_and_timings_and_the_next_run_goes
     assert [entry.fingerprint for entry in read_bundle(h200.bundle).manifest.engines] == [FINGERPRINT]
 
 
-def test_ctrl_c_ends_the_build_with_its_present_step(h200: Bench) -> None:
-    before = h200.bundle.read_bytes()
-    mark = h200.folder / "building"
-    h200.device.set(blocks=str(mark))
-    process = h200.start("compile", "b.ewb")
+def interrupted_while_building(bench: Bench, mark: Path) -> subprocess.Popen[str]:
+    """A compile that got one SIGINT while TensorRT built, and has said so. It goes on once `<mark>.goes-on` is there."""
+    bench.device.set(blocks=str(mark))
+    process = bench.start("compile", "b.ewb")
     until(mark.exists)
     process.send_signal(signal.SIGINT)
     assert process.stderr is not None
-    for line in process.stderr:
-        if "interrupted" in line:
-            break
+    line = next((line for line in process.stderr if "interrupted" in line), "")
     assert line == "interrupted: the build ends with its present step\n"
+    return process
+
+
+def test_ctrl_c_ends_the_build_with_its_present_step(h200: Bench) -> None:
+    before = h200.bundle.read_bytes()
+    mark = h200.folder / "building"
+    process = interrupted_while_building(h200, mark)
     mark.with_name("building.goes-on").touch()
     _, err = process.communicate(timeout=60)
-    assert err == "Building (1 of 2)\nenginewright-runtime: interrupted\n"
+    assert err == "enginewright-runtime: interrupted\n"
     assert process.returncode == 130
     assert h200.bundle.read_bytes() == before
     assert h200.is_clean()
@@ -382,14 +377,7 @@ def test_ctrl_c_ends_the_build_with_its_present_step(h200: Bench) -> None:
 
 def test_a_second_ctrl_c_does_not_wait_for_the_step(h200: Bench) -> None:
     mark = h200.folder / "building"
-    h200.device.set(blocks=str(mark))
-    process = h200.start("compile", "b.ewb")
-    until(mark.exists)
-    process.send_signal(signal.SIGINT)
-    assert process.stderr is not None
-    for line in process.stderr:
-        if "interrupted" in line:
-            break
+    process = interrupted_while_building(h200, mark)
     process.send_signal(signal.SIGINT)
     process.communicate(timeout=60)
     assert process.returncode == -signal.SIGINT
@@ -445,16 +433,8 @@ def test_a_second_compile_of_the_same_bundle_is_refused_while_the_first_one_runs
 
 @pytest.fixture
 def small_disk(tmp_path: Path) -> Iterator[Path]:
-    """A file system of 40 kB, where this user may mount one."""
-    folder = tmp_path / "small"
-    folder.mkdir()
-    mounted = subprocess.run(
-        ["mount", "-t", "tmpfs", "-o", "size=40k", "none", str(folder)], capture_output=True, check=False
-    )
-    if mounted.returncode != 0:
-        pytest.skip("mounting a small file system needs root")
-    yield folder
-    subprocess.run(["umount", "-l", str(folder)], check=True)
+    with mount_small_disk(tmp_path / "small", size="40k") as folder:
+        yield folder
 
 
 def test_a_disk_that_is_full_when_the_bundle_is_written_back_leaves_the_one_that_was_there(

@@ -7,8 +7,8 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
+from tests.fake_cuda import H200, ORIN
 from tests.runtime.power_modes import board as board
-from tests.runtime.tensorrt.conftest import H200, ORIN
 from tests.runtime.tensorrt.conftest import install as install
 from tests.runtime.tiny_bundle import tiny_manifest
 

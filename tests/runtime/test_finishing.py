@@ -9,14 +9,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from tests.fake_cuda import H200, ORIN
 from tests.runtime.power_modes import board as board
-from tests.runtime.tensorrt.conftest import H200, ORIN
 from tests.runtime.tensorrt.conftest import install as install
 from tests.runtime.tensorrt.networks import product
 from tests.runtime.tiny_bundle import SETTINGS, make_bundle, tiny_golden, tiny_manifest, tiny_model
 
 import enginewright_runtime
-from enginewright_runtime import finishing
+from enginewright_runtime import compile_command, finishing
 from enginewright_runtime.backends import backend
 from enginewright_runtime.bundle import read_bundle, write_bundle
 from enginewright_runtime.cli import main
@@ -342,6 +342,29 @@ class TestTensorRT:
             "    not in int8, though the network asks for it: product\n"
             "    product, rectify: 250.0 us in int8, 100.0 us in float16"
         )
+
+    @pytest.mark.parametrize(
+        ("layers", "said"),
+        [
+            (LAYERS, "; the layers below are to blame: keep them in float (keep_float)"),
+            ({}, ", though none of its layers is by itself"),
+        ],
+    )
+    def test_an_int8_that_is_slower_is_warned_of_and_blames_layers_where_there_are_any(
+        self,
+        tmp_path: Path,
+        install: Any,
+        monkeypatch: pytest.MonkeyPatch,
+        capsys: pytest.CaptureFixture[str],
+        layers: dict[str, Any],
+        said: str,
+    ) -> None:
+        install("10.3.0", on=ORIN, layers=layers)
+        alone = finishing.measure({}, {})  # what the fixture took
+        monkeypatch.setattr(finishing, "measure", lambda *others, **named: of_both(alone))
+        monkeypatch.setattr(compile_command, "times_faster", lambda taken: (0.9,))
+        main(["compile", str(with_float16(waiting(tmp_path / "b.ewb", ON_ORIN)))])
+        assert f"  warning: int8 is slower than float16{said}\n" in capsys.readouterr().out
 
     def test_a_float16_network_that_cannot_be_built_costs_the_comparison_alone(
         self, tmp_path: Path, install: Any

@@ -6,10 +6,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from tests.fake_cuda import H200, ORIN
 from tests.runtime.power_modes import board as board
 from tests.runtime.telemetry.device_trees import device_tree
 from tests.runtime.telemetry.fake_nvml import Nvml
-from tests.runtime.tensorrt.conftest import H200, ORIN
 
 from enginewright_runtime import gpu
 from enginewright_runtime.gpu import fingerprint_for, watched_gpu

@@ -13,7 +13,7 @@ from enginewright.device.wheel import DISTRIBUTION, runtime_wheel
 from enginewright.errors import listed
 from enginewright_runtime.canonical import sha256_hex
 
-__all__ = ["explained", "extras_for", "make_environment"]
+__all__ = ["explained", "extras_for", "make_environment", "requirements"]
 
 # The extras of the runtime that each backend wants, and the modules one of which shows that it needs no installing: a
 # Jetson has TensorRT from JetPack, and pycuda does what cuda-bindings do.
@@ -42,6 +42,14 @@ def there(name):
 print(json.dumps([name for name in sys.argv[1:] if there(name)]))
 """
 
+# The CUDA of the driver, its major version; it fails where there is no driver.
+_DRIVER = """
+import ctypes
+version = ctypes.c_int()
+ctypes.CDLL("libcuda.so.1").cuDriverGetVersion(ctypes.byref(version))
+print(version.value // 1000)
+"""
+
 
 def extras_for(backend: str, there: Collection[str]) -> tuple[str, ...]:
     """The extras that are still to be installed for a backend, where the device has the modules `there`.
@@ -50,6 +58,17 @@ def extras_for(backend: str, there: Collection[str]) -> tuple[str, ...]:
     ('cuda',)
     """
     return tuple(extra for extra in _EXTRAS[backend] if not any(name in there for name in _MODULES[extra]))
+
+
+def requirements(extras: Sequence[str], *, driver_cuda: str) -> list[str]:
+    """What pip is asked for. cuda-bindings of a newer CUDA than the driver's ask it for functions that it lacks, so they are
+    those of the driver's major version, where that is known.
+
+    >>> requirements(["cuda"], driver_cuda="12")
+    ['enginewright-runtime[cuda]', 'cuda-bindings==12.*']
+    """
+    wanted = [f"{DISTRIBUTION}[{','.join(extras)}]" if extras else DISTRIBUTION]
+    return [*wanted, f"cuda-bindings=={driver_cuda}.*"] if driver_cuda and "cuda" in extras else wanted
 
 
 async def make_environment(
@@ -79,9 +98,9 @@ async def make_environment(
     there = await _there(device, python)
     extras = extras_for(backend, there)
     if extras or "numpy" not in there:
-        wanted = f"{DISTRIBUTION}[{','.join(extras)}]" if extras else DISTRIBUTION
+        _, driver, _ = await device.run([python, "-c", _DRIVER])
         command = [python, "-m", "pip", "install", "--disable-pip-version-check", "--retries", "1", "--timeout", "15"]
-        command += ["--find-links", folder, wanted]
+        command += ["--find-links", folder, *requirements(extras, driver_cuda=driver.strip())]
         ended = await jobs.run(f"{folder}/extras-{backend}", command, on_line=on_line)
         if ended.code != 0:
             raise explained(f"{ended.out}\n" + "\n".join(ended.log), device, extras)

@@ -16,12 +16,13 @@ from enginewright.datasets import Batch, load_data, load_split
 from enginewright.device.errors import DeviceFailed
 from enginewright.metrics import Metric, Score, make_metric
 from enginewright.outputs import OutputsReader
+from enginewright.record import Record
 from enginewright.running import RunningStep
 from enginewright.signature import Array
 from enginewright.sources import place_sources
 from enginewright_runtime.npz import write_npz
 
-__all__ = ["Chunk", "Evaluation", "open_evaluation"]
+__all__ = ["Chunk", "Evaluation", "evaluating_step", "open_evaluation"]
 
 _BATCH = 32  # the largest that a TensorRT engine is built for
 _CHUNK_BYTES = 16 << 20
@@ -86,13 +87,11 @@ def _chunk(batches: Sequence[Batch]) -> Chunk:
     return Chunk(write_npz(inputs), np.concatenate(labels) if labels else None, sum(map(len, batches)))
 
 
-def open_evaluation(job: Job, result: BuildResult, stack: ExitStack) -> Evaluation:
-    """What the build's own step `evaluate` evaluated, from its record. `stack` closes what is opened."""
-    record = next(step.record for step in result.steps if step.name == "evaluate")
-    planned = job.plan.step("evaluate")
-    parameters = place_sources(dict(record.ingredients.parameters), planned.sources)
+def evaluating_step(job: Job, record: Record) -> RunningStep:
+    """The build's own step `evaluate` again, from its record, to load what it evaluated; it has no inputs."""
+    parameters = place_sources(dict(record.ingredients.parameters), job.plan.step("evaluate").sources)
     assert isinstance(parameters, dict)
-    step = RunningStep(
+    return RunningStep(
         name="evaluate",
         parameters=parameters,
         inputs={},
@@ -101,8 +100,15 @@ def open_evaluation(job: Job, result: BuildResult, stack: ExitStack) -> Evaluati
         code_folder=job.project.code_folder(job.recipe.path, job.recipe.code),
         tell=lambda event: None,
     )
+
+
+def open_evaluation(job: Job, result: BuildResult, stack: ExitStack) -> Evaluation:
+    """What the build's own step `evaluate` evaluated, from its record. `stack` closes what is opened."""
+    record = next(step.record for step in result.steps if step.name == "evaluate")
+    step = evaluating_step(job, record)
     split = load_split(load_data(step), "test", step)
-    samples, size = split.signature.whole_batches(len(split)), split.batch_size(parameters.get("largest_batch", _BATCH))
+    samples = split.signature.whole_batches(len(split))
+    size = split.batch_size(step.parameters.get("largest_batch", _BATCH))
     digest = record.ingredients.inputs.get("reference_outputs")
     reference = stack.enter_context(OutputsReader(job.store.object_path(digest))) if digest else None
     metric = make_metric(step.parameters["metric"], step.code_folder)

@@ -10,7 +10,7 @@ import onnx
 from onnx import numpy_helper
 
 from enginewright.graph.rules import RULES, Kind, channel_axis
-from enginewright.graph.topology import Topology, only_default_domain
+from enginewright.graph.topology import Topology, only_default_domain, read_anywhere
 
 __all__ = ["IntegerLayer", "IntegerLayers"]
 
@@ -62,10 +62,12 @@ class IntegerLayers:
         node = self._node(layer)
         maker = self._view.producer(node.input[2])
         if maker is None:
-            own = f"{node.name}/bias/float"  # other layers may share the old one
-            if node.input[2] != own:
+            old, own = node.input[2], f"{node.name}/bias/float"  # other layers may share the old one
+            if old != own:
                 self._model.graph.initializer.append(numpy_helper.from_array(bias.astype(np.float32), own))
                 node.input[2] = own
+                if old not in read_anywhere(self._model.graph):
+                    self._model.graph.initializer.remove(self._view.initializers[old])
                 self._view = Topology(self._model)
             self._exchange(own, bias.astype(np.float32))
             return

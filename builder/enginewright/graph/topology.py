@@ -12,7 +12,7 @@ from onnx import numpy_helper
 
 from enginewright.errors import DataError
 
-__all__ = ["FloatArray", "Topology", "attributes", "only_default_domain", "shapes_at_batch_one"]
+__all__ = ["FloatArray", "Topology", "attributes", "only_default_domain", "read_anywhere", "shapes_at_batch_one"]
 
 FloatArray: TypeAlias = npt.NDArray[np.float32]
 Attribute: TypeAlias = "int | float | str | tuple[int, ...]"
@@ -116,6 +116,16 @@ def shapes_at_batch_one(model: onnx.ModelProto) -> dict[str, tuple[int, ...]]:
             if all(size.HasField("dim_value") for size in sizes):
                 shapes[value.name] = tuple(size.dim_value for size in sizes)
     return shapes
+
+
+def read_anywhere(graph: onnx.GraphProto) -> Iterator[str]:
+    """The tensors that its nodes, graphs within them, and its outputs read."""
+    yield from (value.name for value in graph.output)
+    for node in graph.node:
+        yield from node.input
+        for attribute in node.attribute:
+            if attribute.type == onnx.AttributeProto.GRAPH:
+                yield from read_anywhere(attribute.g)
 
 
 def _fix_batch(value: onnx.ValueInfoProto) -> None:

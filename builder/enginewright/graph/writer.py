@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-
 import numpy as np
 import numpy.typing as npt
 import onnx
@@ -15,7 +13,7 @@ from enginewright.graph.integers import IntegerWeights, Quantizer, integer_weigh
 from enginewright.graph.placement import Placement
 from enginewright.graph.ranges import Scales
 from enginewright.graph.rules import Kind, Weights, kind, weights_of
-from enginewright.graph.topology import Topology
+from enginewright.graph.topology import Topology, read_anywhere
 
 __all__ = ["write"]
 
@@ -157,7 +155,7 @@ class _Writer:
         return name
 
     def _drop_unused(self) -> None:
-        used = set(_read_anywhere(self.graph))
+        used = set(read_anywhere(self.graph))
         for tensor in list(self.graph.initializer):
             if tensor.name not in used:
                 self.graph.initializer.remove(tensor)
@@ -167,12 +165,3 @@ def _real(integers: IntegerWeights, axis: int) -> npt.NDArray[np.float32]:
     shape = [1] * integers.weight.ndim
     shape[axis] = len(integers.scale)
     return integers.weight.astype(np.float32) * integers.scale.reshape(shape)
-
-
-def _read_anywhere(graph: onnx.GraphProto) -> Iterable[str]:
-    yield from (value.name for value in graph.output)
-    for node in graph.node:
-        yield from node.input
-        for attribute in node.attribute:
-            if attribute.type == onnx.AttributeProto.GRAPH:
-                yield from _read_anywhere(attribute.g)

@@ -114,7 +114,7 @@ STAGES: Mapping[str, Stage] = {
         tools=("onnx", "onnxruntime", "numpy", "enginewright-runtime"),
     ),
     "quantize": Stage(
-        2,
+        3,
         _module("quantize"),
         {"quantized": "quantized", "layers": "layers"},
         consumes={"network": ("network",), "scales": ("scales",)},

@@ -9,7 +9,7 @@ from tests.builder.device.lab import Lab
 
 from enginewright.device.address import DeviceAddress
 from enginewright.device.connection import Device
-from enginewright.device.environment import explained, extras_for, make_environment
+from enginewright.device.environment import explained, extras_for, make_environment, requirements
 from enginewright.device.errors import DeviceError
 from enginewright.device.job import Jobs, find_place
 
@@ -29,6 +29,19 @@ DEVICE = Device(DeviceAddress("orin-3"), say=print)
 )
 def test_only_what_the_device_lacks_is_installed(backend: str, there: set[str], extras: tuple[str, ...]) -> None:
     assert extras_for(backend, there) == extras
+
+
+@pytest.mark.parametrize(
+    ("extras", "driver_cuda", "asked"),
+    [
+        (("onnxruntime",), "12", ["enginewright-runtime[onnxruntime]"]),
+        (("tensorrt", "cuda"), "13", ["enginewright-runtime[tensorrt,cuda]", "cuda-bindings==13.*"]),
+        (("cuda",), "", ["enginewright-runtime[cuda]"]),  # no driver answers: compile says so later
+        ((), "12", ["enginewright-runtime"]),
+    ],
+)
+def test_cuda_bindings_are_those_of_the_driver(extras: tuple[str, ...], driver_cuda: str, asked: list[str]) -> None:
+    assert requirements(extras, driver_cuda=driver_cuda) == asked
 
 
 @pytest.mark.parametrize(

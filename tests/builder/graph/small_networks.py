@@ -48,6 +48,11 @@ def inputs(model: onnx.ModelProto, *, samples: int = 16, seed: int = 0) -> dict[
     return {value.name: np.random.default_rng(seed).standard_normal((samples, *shape)).astype(np.float32)}
 
 
+def decibels(expected: np.ndarray, actual: np.ndarray) -> float:
+    """The signal over the noise."""
+    return 10 * float(np.log10(np.square(expected).sum() / np.square(expected - actual).sum()))
+
+
 def array(model: onnx.ModelProto, name: str) -> np.ndarray:
     """The value of an initializer."""
     return numpy_helper.to_array(next(tensor for tensor in model.graph.initializer if tensor.name == name))

@@ -19,6 +19,7 @@ from enginewright.graph.integer_layers import IntegerLayers
 from enginewright.graph.lint import faults, lint
 from enginewright.graph.qdq import quantize, tensors_to_calibrate
 from enginewright.graph.ranges import calibrate
+from enginewright.graph.topology import read_anywhere
 
 _EVERY = pytest.mark.parametrize("dialect", DIALECTS.values(), ids=DIALECTS)
 _NETWORKS = ("residual", "decoder", "tokens")
@@ -83,11 +84,13 @@ def test_nothing_but_biases_changes(dialect: Dialect, residual: onnx.ModelProto)
     old, new = ({tensor.name: tensor for tensor in model.graph.initializer} for model in (quantized, corrected))
     biases = {node.input[2] for node in quantized.graph.node if node.op_type in ("Conv", "Gemm")}
     integers = {node.input[0] for node in quantized.graph.node if node.output[0] in biases}
-    changed = {name for name, tensor in old.items() if new[name] != tensor}
+    changed = {name for name, tensor in old.items() if name in new and new[name] != tensor}
     added = set(new) - set(old)
     assert changed if dialect.bias == "int32" else added
     assert changed <= integers
     assert all(name.endswith("/bias/float") for name in added)
+    assert set(old) - set(new) <= biases
+    assert set(new) <= set(read_anywhere(corrected.graph))  # the old ones are gone
     assert [node.op_type for node in corrected.graph.node] == [node.op_type for node in quantized.graph.node]
 
 

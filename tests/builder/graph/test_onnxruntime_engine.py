@@ -11,7 +11,7 @@ import numpy as np
 import onnx
 import onnxruntime
 import pytest
-from tests.builder.graph.small_networks import inputs
+from tests.builder.graph.small_networks import decibels, inputs
 
 from enginewright.graph.dialects import DIALECTS, onnxruntime_dialect
 from enginewright.graph.execution import open_session
@@ -86,9 +86,6 @@ def test_the_integer_kernels_of_this_computer_compute_what_the_graph_says(name: 
     (engine,) = session.run(None, batch)
     (graph,) = open_session(quantized, threads=1).run(None, batch)
     (reference,) = open_session(model, threads=1).run(None, batch)
-
-    def decibels(expected: np.ndarray, actual: np.ndarray) -> float:
-        return 10 * float(np.log10(np.square(expected).sum() / np.square(expected - actual).sum()))
 
     print(name, _HERE, decibels(reference, engine), decibels(reference, graph))
     assert decibels(reference, engine) > 30.0

@@ -6,10 +6,9 @@ Its executed graph (get_runtime_model) tells the type that each layer computes i
 
 from __future__ import annotations
 
-import numpy as np
 import onnx
 import pytest
-from tests.builder.graph.small_networks import inputs
+from tests.builder.graph.small_networks import decibels, inputs
 
 from enginewright.graph.dialects import DIALECTS, backend_dialect
 from enginewright.graph.execution import open_session
@@ -70,9 +69,6 @@ def test_the_integer_kernels_of_this_computer_compute_what_the_graph_says(
     (engine,) = module.BACKEND.open(compiled, {}).run(batch).values()
     (graph,) = open_session(quantized, threads=1).run(None, batch)
     (reference,) = open_session(model, threads=1).run(None, batch)
-
-    def decibels(expected: np.ndarray, actual: np.ndarray) -> float:
-        return 10 * float(np.log10(np.square(expected).sum() / np.square(expected - actual).sum()))
 
     print(name, _HERE, decibels(reference, engine), decibels(reference, graph))
     assert decibels(reference, engine) > 30.0

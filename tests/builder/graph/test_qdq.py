@@ -5,7 +5,7 @@ import onnx
 import onnxruntime
 import pytest
 from onnx import helper, numpy_helper
-from tests.builder.graph.small_networks import array, conv, conv_constants, inputs, network
+from tests.builder.graph.small_networks import array, conv, conv_constants, decibels, inputs, network
 
 from enginewright.errors import DataError
 from enginewright.graph.dialects import DIALECTS, Dialect
@@ -21,10 +21,6 @@ _NETWORKS = ("residual", "decoder", "tokens")
 
 def _scales(model: onnx.ModelProto, *, method: str = "minmax") -> Scales:
     return calibrate(model, tensors_to_calibrate(model), [inputs(model)], method=method)
-
-
-def _decibels(expected: np.ndarray, actual: np.ndarray) -> float:
-    return 10 * float(np.log10(np.sum(np.square(expected)) / np.sum(np.square(expected - actual))))
 
 
 def _run(model: onnx.ModelProto, batch: dict[str, np.ndarray]) -> list[np.ndarray]:
@@ -45,7 +41,7 @@ def test_one_set_of_scales_serves_every_dialect_and_the_outputs_stay_close(
     quantized = quantize(model, scales[name], dialect)
     batch = inputs(model, samples=32, seed=1)
     (expected,), (actual,) = _run(model, batch), _run(quantized, batch)
-    assert _decibels(expected, actual) > 30.0
+    assert decibels(expected, actual) > 30.0
     assert any(layer.precision == "int8" for layer in layers(quantized))
     assert lint(quantized, dialect) == ()
 
@@ -115,7 +111,7 @@ def test_the_given_network_is_not_touched(
 def test_every_calibration_method_leads_to_a_usable_network(method: str, residual: onnx.ModelProto) -> None:
     quantized = quantize(residual, _scales(residual, method=method), DIALECTS["onnxruntime-x86-vnni"])
     batch = inputs(residual, samples=32, seed=1)
-    assert _decibels(_run(residual, batch)[0], _run(quantized, batch)[0]) > 25.0
+    assert decibels(_run(residual, batch)[0], _run(quantized, batch)[0]) > 25.0
 
 
 @_EVERY
@@ -190,7 +186,7 @@ def test_any_single_layer_can_stay_float_without_another_calibration(
         for layer in layers(model):
             quantized = quantize(model, scales[name], dialect, keep_float=[layer.name])
             assert layer.name in {found.name for found in layers(quantized) if found.precision == "float32"}
-            assert _decibels(_run(model, batch)[0], _run(quantized, batch)[0]) > 30.0
+            assert decibels(_run(model, batch)[0], _run(quantized, batch)[0]) > 30.0
 
 
 def test_a_pattern_that_matches_nothing_is_refused_with_the_nearest_layer(residual, scales: dict[str, Scales]) -> None:
@@ -300,7 +296,7 @@ def test_two_layers_that_share_their_weights_are_both_quantized(dialect: Dialect
     quantized = quantize(model, _scales(model), dialect)
     assert [layer.precision for layer in layers(quantized)] == ["int8", "int8"]
     batch = inputs(model, seed=1)
-    assert _decibels(_run(model, batch)[0], _run(quantized, batch)[0]) > 30.0
+    assert decibels(_run(model, batch)[0], _run(quantized, batch)[0]) > 30.0
 
 
 @_EVERY
@@ -311,7 +307,7 @@ def test_an_output_in_the_middle_of_the_network_keeps_its_name_and_value(dialect
     quantized = quantize(model, _scales(model), dialect)
     batch = inputs(model, seed=1)
     for expected, actual in zip(_run(model, batch), _run(quantized, batch), strict=True):
-        assert _decibels(expected, actual) > 30.0
+        assert decibels(expected, actual) > 30.0
     onnxruntime.InferenceSession(quantized.SerializeToString()).run(None, batch)  # with its integer kernels, too
 
 

@@ -12,7 +12,7 @@ import onnx
 import onnxruntime
 import pytest
 from onnx import helper
-from tests.builder.graph.small_networks import inputs, network
+from tests.builder.graph.small_networks import decibels, inputs, network
 
 from enginewright.graph.dialects import DIALECTS, onnxruntime_dialect
 from enginewright.graph.execution import open_session
@@ -148,11 +148,8 @@ def test_the_operator_runs_on_integers_and_computes_what_the_graph_says(case: st
     (graph,) = open_session(quantized, threads=1).run(None, batch)
     (reference,) = open_session(model, threads=1).run(None, batch)
 
-    def decibels(actual: np.ndarray) -> float:
-        return 10 * float(np.log10(np.square(reference).sum() / np.square(reference - actual).sum()))
-
-    assert decibels(engine) > 30.0
-    assert decibels(engine) > decibels(graph) - 1.0
+    assert decibels(reference, engine) > 30.0
+    assert decibels(reference, engine) > decibels(reference, graph) - 1.0
 
 
 _STAYS_FLOAT: dict[str, tuple[onnx.ModelProto, str]] = {

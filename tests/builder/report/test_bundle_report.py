@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from tests.builder.report.finished_bundle import NANO, ORIN, bundle_of, measured, told_by
 from tests.builder.report.report_cases import engine_layers, pending, signs
-from tests.runtime.tensorrt.conftest import ORIN as ORIN_DEVICE
+from tests.fake_cuda import ORIN as ORIN_DEVICE
 from tests.runtime.tensorrt.conftest import install as install
 from tests.runtime.tensorrt.networks import product
 from tests.runtime.tiny_bundle import WEIGHTS

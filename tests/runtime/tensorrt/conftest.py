@@ -9,13 +9,10 @@ from types import ModuleType
 from typing import Any
 
 import pytest
-from tests.fake_cuda import FakeBindings, FakeDriver, FakePyCuda
+from tests.fake_cuda import H200, FakeBindings, FakeDriver, FakePyCuda
 from tests.fake_tensorrt import VERSIONS, fake_tensorrt
 
-from enginewright_runtime.tensorrt import device
-
-ORIN = device.Device("Orin", "8.7", 16, 64 << 30, integrated=True, driver_cuda="12.6")
-H200 = device.Device("NVIDIA H200", "9.0", 132, 141 << 30, integrated=False, driver_cuda="13.0")
+from enginewright_runtime.tensorrt.device import Device
 
 
 @pytest.fixture(params=VERSIONS)
@@ -28,7 +25,7 @@ def install(monkeypatch: pytest.MonkeyPatch, tmp_path: Any) -> Callable[..., Any
     """Makes this machine one with a GPU and a TensorRT, and CUDA through cuda.bindings or pycuda."""
     monkeypatch.setenv("ENGINEWRIGHT_CACHE", str(tmp_path / "cache"))
 
-    def put(version: str, *, on: device.Device = H200, through: str = "cuda.bindings", **behaviour: Any) -> Any:
+    def put(version: str, *, on: Device = H200, through: str = "cuda.bindings", **behaviour: Any) -> Any:
         bindings = FakeBindings(**({"limit_bytes": behaviour.pop("limit_bytes")} if "limit_bytes" in behaviour else {}))
         module = fake_tensorrt(version, cuda=bindings, **behaviour)
         monkeypatch.setitem(sys.modules, "tensorrt", module)
@@ -40,7 +37,7 @@ def install(monkeypatch: pytest.MonkeyPatch, tmp_path: Any) -> Callable[..., Any
         if through == "pycuda":
             module.world.pycuda = FakePyCuda(bindings)
             _place(monkeypatch, "pycuda.driver", module.world.pycuda)
-            driver = FakeDriver(bindings)
+            driver = FakeDriver(bindings, on)
             monkeypatch.setattr("enginewright_runtime.tensorrt.cuda.ctypes.CDLL", lambda name: driver)
         else:
             _place(monkeypatch, "cuda.bindings.driver", bindings)

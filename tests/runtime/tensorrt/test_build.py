@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 from onnx import TensorProto, helper
-from tests.runtime.tensorrt.conftest import ORIN
+from tests.fake_cuda import ORIN
 from tests.runtime.tensorrt.networks import product
 from tests.runtime.tiny_bundle import tiny_model
 

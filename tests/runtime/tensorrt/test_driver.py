@@ -6,7 +6,7 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
-from tests.runtime.tensorrt.conftest import H200
+from tests.fake_cuda import H200
 from tests.runtime.tiny_bundle import tiny_model
 
 from enginewright_runtime.backends import backend

@@ -11,8 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from tests.fake_cuda import Code, FakeBindings, FakeDriver
-from tests.runtime.tensorrt.conftest import H200, ORIN
+from tests.fake_cuda import H200, ORIN, Code, FakeBindings, FakeDriver
 from tests.runtime.tiny_bundle import WEIGHTS, tiny_model
 
 from enginewright_runtime.backends import backend
@@ -131,7 +130,7 @@ def test_what_breaks_a_capture_is_told_and_not_that_it_is_broken(
         module.world.logger.log(module.ILogger.Severity.ERROR, said)
         return False
 
-    driver = FakeDriver(bindings)
+    driver = FakeDriver(bindings, H200)
     monkeypatch.setattr(driver, "cuStreamEndCapture", refuse)
     monkeypatch.setattr(bindings, "cuStreamEndCapture", refuse, raising=False)
     monkeypatch.setattr(cuda.ctypes, "CDLL", lambda name: driver)

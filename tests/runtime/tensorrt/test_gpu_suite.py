@@ -1,6 +1,6 @@
 """The tests and the benchmark for a GPU run here without one, so that the first contact with one is not with a typo.
 
-In processes of their own, on a machine with a fake TensorRT (tests/fake_machine.py); what they print of times means
+In processes of their own, on a machine with a fake TensorRT (tests/fake_device.py); what they print of times means
 nothing.
 """
 
@@ -12,14 +12,18 @@ import re
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
-from tests.fake_machine import REPOSITORY, make_machine
+from tests.fake_cuda import H200
+from tests.fake_device import REPOSITORY, FakeDevice
 from tests.gpu.effort import VARIABLE
 from tests.tiny_prepared import make_prepared
 
 FOLDER_VARIABLE = "ENGINEWRIGHT_GPU_RECIPES"
+FAKE = replace(H200, name="NVIDIA Fake", memory_bytes=1 << 30)
 Runs = Callable[..., "subprocess.CompletedProcess[str]"]
 # Int8 takes an eighth of float16's time, and the other way round: no noise of a machine turns that into its contrary.
 FASTER, SLOWER = {"int8_ms": 1.0, "float_ms": 8.0}, {"int8_ms": 8.0, "float_ms": 1.0}
@@ -30,14 +34,20 @@ def machine(tmp_path: Path) -> Runs:
     """Runs a Python command on a fake machine with a prepared folder."""
 
     def run(
-        *command: str, version: str = "8.6.1", through: str = "pycuda", folder: Path | None = None, **times: float
+        *command: str,
+        version: str = "8.6.1",
+        through: str = "pycuda",
+        folder: Path | None = None,
+        int8_ms: float = 0.0,
+        float_ms: float = 0.0,
     ) -> subprocess.CompletedProcess[str]:
-        environment = make_machine(tmp_path / "machine", version, through=through, **times)
-        environment[FOLDER_VARIABLE] = str(folder or make_prepared(tmp_path / "prepared"))
+        device = FakeDevice(tmp_path / "device", FAKE, version=version, through=through)
+        device.set(takes_s=(int8_ms / 1e3, float_ms / 1e3), layers=layers_by_node(int8_ms, float_ms))
+        prepared = folder or make_prepared(tmp_path / "prepared")
         return subprocess.run(
             [sys.executable, *command],
             cwd=REPOSITORY,
-            env={**environment, VARIABLE: "smoke", "HOME": str(tmp_path)},
+            env=device.environment(**{FOLDER_VARIABLE: str(prepared), VARIABLE: "smoke", "HOME": str(tmp_path)}),
             capture_output=True,
             text=True,
             timeout=200,
@@ -45,6 +55,29 @@ def machine(tmp_path: Path) -> Runs:
         )
 
     return run
+
+
+def layers_by_node(int8_ms: float, float_ms: float) -> dict[str, Any]:
+    """What TensorRT tells of the engines of those networks that have such a node."""
+    return {
+        "conv5": [layer(f"conv{index}", "Int8", 0.2) for index in range(6)],  # tests/gpu/networks.py
+        "x/q": [layer("Reformatting CopyNode for x", "Int8", 0.7), layer("conv1", "Int8", int8_ms)],
+        "in": [layer("conv1", "FP16", float_ms)],  # tests/tiny_prepared.py
+    }
+
+
+def layer(name: str, precision: str, ms: float) -> dict[str, Any]:
+    """As the inspector tells it, and the time that the profiler does."""
+    reformat = name.startswith("Reformatting")
+    format = f"Row major linear {precision} format"
+    return {
+        "Name": name,
+        "LayerType": "Reformat" if reformat else "CaskConvolution",
+        "Inputs": [{"Name": "x", "Format/Datatype": format}],
+        "Outputs": [{"Name": "y", "Format/Datatype": format}],
+        "Metadata": "" if reformat else f"[ONNX Layer: {name}]",
+        "ms": ms,
+    }
 
 
 def pytest_on(machine: Runs, *more: str, **named: object) -> tuple[int, str]:
