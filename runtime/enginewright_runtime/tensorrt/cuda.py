@@ -67,6 +67,9 @@ class Cuda(Protocol):
     def launch(self, graph: int, stream: int) -> None:
         """Put a graph into the stream."""
 
+    def forget(self, graph: int) -> None:
+        """Give back a graph that is launched no more."""
+
     def new_event(self) -> int:
         """A mark that can be put into a stream."""
 
@@ -164,6 +167,11 @@ class Bindings:
 
     def launch(self, graph: int, stream: int) -> None:
         self._call("cuGraphLaunch", self._graphs[graph], self._streams[stream])
+
+    def forget(self, graph: int) -> None:
+        ready = self._graphs.pop(graph)
+        self._undo.remove(("cuGraphExecDestroy", ready))
+        self._call("cuGraphExecDestroy", ready)
 
     def new_event(self) -> int:
         event = self._call("cuEventCreate", 0)
@@ -279,6 +287,10 @@ class PyCuda:
 
     def launch(self, graph: int, stream: int) -> None:
         self._drive("cuGraphLaunch", ctypes.c_void_p(graph), ctypes.c_void_p(stream))
+
+    def forget(self, graph: int) -> None:
+        self._graphs.remove(graph)
+        self._drive("cuGraphExecDestroy", ctypes.c_void_p(graph))
 
     def new_event(self) -> int:
         with self._on_the_stack():

@@ -32,7 +32,7 @@ from enginewright_runtime.tensorrt.settings import Settings
 __all__ = ["TensorRTEngine", "open_engine"]
 
 Shape: TypeAlias = "tuple[int, ...]"
-_Graphs: TypeAlias = "dict[tuple[str, tuple[Shape, ...]], int]"  # by the part of an inference and the inputs' shapes
+_Graphs: TypeAlias = "dict[str, int]"  # by the part of an inference
 _DTYPES = {
     "FLOAT": "float32",
     "HALF": "float16",
@@ -301,12 +301,11 @@ class TensorRTEngine:
         """The graph of a part of an inference for the shapes of now. The first inference of a shape runs before it is captured,
         as TensorRT asks.
         """
-        key = (part, tuple(tensor.shape for tensor in self._inputs))
-        if key not in graphs:
+        if part not in graphs:
             self._enqueue()
             self._cuda.wait(self._stream)
-            graphs[key] = self._cuda.capture(self._stream, enqueue)
-        return graphs[key]
+            graphs[part] = self._cuda.capture(self._stream, enqueue)
+        return graphs[part]
 
     def _take_shapes(self, inputs: Mapping[str, Array]) -> None:
         """Tell TensorRT the shapes of all inputs, and learn those of the outputs."""
@@ -322,6 +321,9 @@ class TensorRTEngine:
         self._set_shapes({tensor.spec.name: tuple(inputs[tensor.spec.name].shape) for tensor in self._inputs})
 
     def _set_shapes(self, shapes: Mapping[str, Shape]) -> None:
+        """A graph that was captured uses what the context had for the shapes of then: it goes with them."""
+        while self._graphs:
+            self._cuda.forget(self._graphs.popitem()[1])
         for tensor in self._inputs:
             if not self._context.set_input_shape(tensor.spec.name, shapes[tensor.spec.name]):
                 raise failure(self._library, self._log, f"does not take the shape of the input {tensor.spec.name!r}")

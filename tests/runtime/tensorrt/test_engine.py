@@ -97,16 +97,21 @@ def test_the_memory_that_an_open_engine_takes_on_the_gpu_can_be_seen(install: An
     cuda.free()
 
 
-def test_a_captured_graph_is_launched_and_each_shape_has_its_own(install: Any, version: str) -> None:
-    cuda = install(version).world.cuda
+@pytest.mark.parametrize("through", ["cuda.bindings", "pycuda"])
+def test_a_captured_graph_is_launched_until_the_shapes_change(install: Any, version: str, through: str) -> None:
+    world = install(version, through=through).world
     engine = opened(cuda_graph=True)
-    for seed, batch in enumerate((1, 4, 1, 4, 1)):
+    kept = []
+    for seed, batch in enumerate((1, 1, 4, 4, 4, 1)):
         x = sample(batch, seed=seed)
         np.testing.assert_allclose(engine.run({"x": x})["y"], expected(x), rtol=1e-6)
-    assert cuda.calls.count("cuGraphInstantiate") == 2
-    assert cuda.calls.count("cuGraphLaunch") == 5
+        kept.append(len(world.cuda.live))
+    assert len(set(kept)) == 1  # one graph at a time
+    if through == "cuda.bindings":
+        assert world.cuda.calls.count("cuGraphInstantiate") == 3
+        assert world.cuda.calls.count("cuGraphLaunch") == 6
     engine.close()
-    assert cuda.live == {}
+    assert world.cuda.live == {}
 
 
 @pytest.mark.parametrize("through", ["cuda.bindings", "pycuda"])
