@@ -18,7 +18,7 @@ from enginewright_runtime.finishing import Finished, finish_bundle
 from enginewright_runtime.only_writer import only_writer
 from enginewright_runtime.option_types import positive
 from enginewright_runtime.tensorrt.gpu_time import trtexec_percentile
-from enginewright_runtime.unquantized import times_faster
+from enginewright_runtime.unquantized import surely_slower, times_faster
 
 
 def add_compile_options(parser: argparse.ArgumentParser) -> None:
@@ -85,7 +85,7 @@ def _float16_lines(finished: Finished) -> list[str]:
         ratio = statistics.median(ratios)
         said = f"{ratio:.2f} times as fast as the same network in float16"
         lines.append(f"  {said} ({min(ratios):.2f} to {max(ratios):.2f} over {len(ratios)} sessions)")
-        if ratio < 1:
+        if surely_slower(ratios):
             blamed = "; the layers below are to blame: keep them in float (keep_float)"
             lines.append(
                 f"  warning: int8 is slower than float16{blamed if found else ', though none of its layers is by itself'}"

@@ -6,6 +6,7 @@ sessions. The float16 engine is not kept.
 
 from __future__ import annotations
 
+import statistics
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
@@ -23,10 +24,11 @@ from enginewright_runtime.tensorrt.comparison import Comparison, compare
 from enginewright_runtime.tensorrt.engine_layers import EngineLayer
 from enginewright_runtime.tensorrt.examine import Examined, examine
 
-__all__ = ["LABEL", "UNQUANTIZED_NAME", "Unquantized", "compile_unquantized", "times_faster"]
+__all__ = ["LABEL", "UNQUANTIZED_NAME", "Unquantized", "compile_unquantized", "surely_slower", "times_faster"]
 
 LABEL = "float16"  # of its samples in a measurement
 UNQUANTIZED_NAME = "unquantized.float16.onnx"
+_NOTEWORTHY = 0.01  # a share: two equal engines are not told apart beyond it
 _FLOORS_NAME = "floors.json"  # says of every layer which precision the network asks for
 
 
@@ -68,6 +70,15 @@ def times_faster(measurement: Measurement) -> tuple[float, ...]:
     if LABEL not in measurement.engines:
         return ()
     return ratios_of_medians(measurement.sessions_ns(LABEL), measurement.sessions_ns("engine"))
+
+
+def surely_slower(ratios: Sequence[float]) -> bool:
+    """Whether an engine is slower by more than a hundredth at the median of its sessions, and in each of them.
+
+    >>> surely_slower([0.90, 0.95, 0.97]), surely_slower([0.90, 0.95, 1.02]), surely_slower([0.995]), surely_slower([])
+    (True, False, False, False)
+    """
+    return bool(ratios) and max(ratios) < 1 and statistics.median(ratios) < 1 - _NOTEWORTHY
 
 
 def _int8_nodes(bundle: Bundle) -> tuple[str, ...]:

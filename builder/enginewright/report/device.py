@@ -25,6 +25,7 @@ from enginewright.report.data import DeviceRun, Evaluation, Latency, ReportData
 from enginewright.report.engine_data import GpuTiming
 from enginewright.report.latency import device_percentile_rows, session_ratios, sessions_disagree
 from enginewright.units import counted, file_size, milliseconds, points
+from enginewright_runtime.unquantized import surely_slower
 
 __all__ = [
     "BudgetGroup",
@@ -134,10 +135,10 @@ def gpu_sentences(gpu: GpuTiming) -> tuple[str, ...]:
 def slower_warnings(runs: Sequence[DeviceRun]) -> tuple[str, ...]:
     """A warning for each engine that is slower than float16, which a pair in the wrong place makes it."""
     return tuple(
-        f"on {device_title(run, runs)} the engine is {words}: keep the layers that its section blames in float "
+        f"on {device_title(run, runs)} the engine is {_speed(run.latency)}: keep the layers that its section blames in float "
         "(keep_float in the recipe), and build again"
         for run in runs
-        if "slower" in (words := _speed(run.latency))
+        if surely_slower(session_ratios(run.latency))
     )
 
 
