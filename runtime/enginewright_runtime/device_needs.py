@@ -14,7 +14,7 @@ __all__ = ["Fit", "fit", "meant_power_mode"]
 
 POWER_MODE = "power_mode"
 
-_ELSEWHERE = "take the bundle to the device that it is for"
+ELSEWHERE = "take the bundle to the device that it is for"
 _ANOTHER_TARGET = "build for the target that this device is: `enginewright targets` lists them"
 _OWN_TARGET = "to measure in another mode, write a target with that power_mode"
 
@@ -46,7 +46,7 @@ def fit(needs: Mapping[str, str], chosen: Backend, here: Mapping[str, str]) -> F
         if name not in looked_at and here.get(name) != wanted
     ]
     if plain:
-        return Fit(tuple(plain), _ELSEWHERE)
+        return Fit(tuple(plain), ELSEWHERE)
     wanted_mode = needs.get(POWER_MODE)
     found_mode = jetson.power_mode() if wanted_mode is not None else None
     model, switched_off = other_model(needs, gpu()) if gpu else ("", False)

@@ -14,10 +14,11 @@ from typing import TYPE_CHECKING
 from enginewright_runtime.backends import Array, Backend, OpenEngine, backend
 from enginewright_runtime.budget import Finding, judge
 from enginewright_runtime.bundle import Bundle, write_bundle
-from enginewright_runtime.device_needs import fit
+from enginewright_runtime.device_needs import ELSEWHERE, fit
 from enginewright_runtime.errors import BundleError, EngineError, EnginewrightError, MeasurementError, NoEngineFits
 from enginewright_runtime.evidence import evidence_of
 from enginewright_runtime.golden import OutputAgreement, one_sample, read_golden
+from enginewright_runtime.host import machine
 from enginewright_runtime.manifest import EngineEntry, PendingEngine
 from enginewright_runtime.measure import EngineToMeasure, Measurement, measure
 from enginewright_runtime.tensorrt.comparison import Comparison
@@ -124,6 +125,11 @@ def _fitting(bundle: Bundle) -> tuple[PendingEngine, Backend, tuple[str, ...]]:
     hints: list[str] = []
     for pending in bundle.manifest.pending:
         chosen = backend(pending.backend)
+        built_on = pending.requires.get("machine", machine())
+        if built_on != machine():  # what is missing here is missing on the wrong machine
+            hints.append(ELSEWHERE)
+            reasons.append(f"{pending.backend}: it is for machine {built_on}, and this device has {machine()}")
+            continue
         try:
             here = chosen.requires(pending.settings)
         except EnginewrightError as error:

@@ -108,6 +108,19 @@ def test_a_device_of_another_kind_is_refused_with_what_differs(tmp_path: Path) -
     assert path.read_bytes() == before
 
 
+def test_for_another_architecture_nothing_is_to_be_installed_here(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import sys
+
+    monkeypatch.setitem(sys.modules, "tensorrt", None)
+    other = "x86_64" if machine() == "aarch64" else "aarch64"
+    path = waiting(tmp_path / "b.ewb", replace(ON_ORIN, requires={**ON_ORIN.requires, "machine": other}))
+    with pytest.raises(NoEngineFits, match=f"it is for machine {other}, and this device has {machine()}") as caught:
+        finish_bundle(read_bundle(path), path)
+    assert caught.value.hint == "take the bundle to the device that it is for"
+
+
 def test_an_engine_that_gives_something_else_is_not_measured_and_changes_nothing(tmp_path: Path) -> None:
     path = waiting(tmp_path / "b.ewb", HERE, off_by=0.5)
     before = path.read_bytes()
