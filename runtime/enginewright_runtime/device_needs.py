@@ -6,15 +6,16 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from enginewright_runtime.backends import Backend
+from enginewright_runtime.host import machine
 from enginewright_runtime.manifest import Manifest
 from enginewright_runtime.telemetry import jetson
 from enginewright_runtime.tensorrt.identity import FIGURES, other_model
 
-__all__ = ["Fit", "fit", "meant_power_mode"]
+__all__ = ["Fit", "fit", "fit_of_the_machine", "meant_power_mode"]
 
 POWER_MODE = "power_mode"
 
-ELSEWHERE = "take the bundle to the device that it is for"
+_ELSEWHERE = "take the bundle to the device that it is for"
 _ANOTHER_TARGET = "build for the target that this device is: `enginewright targets` lists them"
 _OWN_TARGET = "to measure in another mode, write a target with that power_mode"
 
@@ -30,6 +31,12 @@ class Fit:
     warnings: tuple[str, ...] = ()
 
 
+def fit_of_the_machine(needs: Mapping[str, str]) -> Fit:
+    """Compare the architecture alone, which needs no library: what is missing on the wrong machine is not to be installed."""
+    wanted, found = needs.get("machine", machine()), machine()
+    return Fit() if wanted == found else Fit((_difference("machine", wanted, found),), _ELSEWHERE)
+
+
 def fit(needs: Mapping[str, str], chosen: Backend, here: Mapping[str, str]) -> Fit:
     """Compare what a pending engine `needs` with this machine, where an engine of `chosen` would need `here`.
 
@@ -41,12 +48,12 @@ def fit(needs: Mapping[str, str], chosen: Backend, here: Mapping[str, str]) -> F
     gpu = chosen.device if isinstance(chosen, TensorRT) and any(name in needs for name in FIGURES) else None
     looked_at = {POWER_MODE, *(FIGURES if gpu else ())}
     plain = [
-        f"it is for {name.replace('_', ' ')} {wanted}, and this device has {here.get(name, 'none')}"
+        _difference(name, wanted, here.get(name))
         for name, wanted in needs.items()
         if name not in looked_at and here.get(name) != wanted
     ]
     if plain:
-        return Fit(tuple(plain), ELSEWHERE)
+        return Fit(tuple(plain), _ELSEWHERE)
     wanted_mode = needs.get(POWER_MODE)
     found_mode = jetson.power_mode() if wanted_mode is not None else None
     model, switched_off = other_model(needs, gpu()) if gpu else ("", False)
@@ -63,6 +70,10 @@ def fit(needs: Mapping[str, str], chosen: Backend, here: Mapping[str, str]) -> F
 def meant_power_mode(manifest: Manifest) -> str | None:
     """The power mode that the budgets of a bundle are of; None where its target named none."""
     return next((mode for engine in manifest.pending if (mode := engine.requires.get(POWER_MODE))), None)
+
+
+def _difference(name: str, wanted: str, found: str | None) -> str:
+    return f"it is for {name.replace('_', ' ')} {wanted}, and this device has {found or 'none'}"
 
 
 def _how_to_set(mode: str) -> str:

@@ -14,11 +14,10 @@ from typing import TYPE_CHECKING
 from enginewright_runtime.backends import Array, Backend, OpenEngine, backend
 from enginewright_runtime.budget import Finding, judge
 from enginewright_runtime.bundle import Bundle, write_bundle
-from enginewright_runtime.device_needs import ELSEWHERE, fit
+from enginewright_runtime.device_needs import fit, fit_of_the_machine
 from enginewright_runtime.errors import BundleError, EngineError, EnginewrightError, MeasurementError, NoEngineFits
 from enginewright_runtime.evidence import evidence_of
 from enginewright_runtime.golden import OutputAgreement, one_sample, read_golden
-from enginewright_runtime.host import machine
 from enginewright_runtime.manifest import EngineEntry, PendingEngine
 from enginewright_runtime.measure import EngineToMeasure, Measurement, measure
 from enginewright_runtime.tensorrt.comparison import Comparison
@@ -125,18 +124,15 @@ def _fitting(bundle: Bundle) -> tuple[PendingEngine, Backend, tuple[str, ...]]:
     hints: list[str] = []
     for pending in bundle.manifest.pending:
         chosen = backend(pending.backend)
-        built_on = pending.requires.get("machine", machine())
-        if built_on != machine():  # what is missing here is missing on the wrong machine
-            hints.append(ELSEWHERE)
-            reasons.append(f"{pending.backend}: it is for machine {built_on}, and this device has {machine()}")
-            continue
-        try:
-            here = chosen.requires(pending.settings)
-        except EnginewrightError as error:
-            hints.insert(0, error.hint)  # what is missing comes before what differs
-            reasons.append(f"{pending.backend}: {error.message}")
-            continue
-        found = fit(pending.requires, chosen, here)
+        found = fit_of_the_machine(pending.requires)
+        if not found.differences:
+            try:
+                here = chosen.requires(pending.settings)
+            except EnginewrightError as error:
+                hints.insert(0, error.hint)  # what is missing comes before what differs
+                reasons.append(f"{pending.backend}: {error.message}")
+                continue
+            found = fit(pending.requires, chosen, here)
         if not found.differences:
             return pending, chosen, found.warnings
         hints.append(found.hint)
@@ -212,9 +208,11 @@ def _measure(
     """The latency of the very bytes that are packed, on one golden sample, in fresh processes; float16 in the same
     sessions.
     """
+    from enginewright_runtime.unquantized import LABEL
+
     engines = {"engine": (engine, finished.entry.settings)}
     if finished.float16 is not None:
-        engines["float16"] = (finished.float16.engine, finished.float16.settings)
+        engines[LABEL] = (finished.float16.engine, finished.float16.settings)
     try:
         with tempfile.TemporaryDirectory(prefix="enginewright-") as folder:
             to_measure = {}
